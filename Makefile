@@ -1,0 +1,68 @@
+# Needs Python 3.11 or later and make. Environments are made once and again when pyproject.toml changes.
+PYTHON ?= python3
+CONSTRAINTS ?= # a file of pinned versions, as CI uses
+ARGS ?=        # for pytest
+
+INSTALL = -m pip install --quiet $(if $(strip $(CONSTRAINTS)),-c $(strip $(CONSTRAINTS)))
+FROM = pyproject.toml $(strip $(CONSTRAINTS))
+BIN = .venv/bin
+
+.PHONY: demo test lint bench docs dist test-wheel test-frameworks clean distclean
+.NOTPARALLEL:
+
+demo: .venv/.demo
+	$(BIN)/ttcore demo
+
+test: .venv/.test
+	$(BIN)/pytest $(ARGS)
+
+lint: .venv/.test .venv/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+
+bench: .venv/.bench
+	$(BIN)/pytest bench -o python_files='bench_*.py' -o python_functions='bench_*' --benchmark-only $(ARGS)
+
+docs: .venv/.test .venv/.docs
+	$(BIN)/sphinx-build -W --keep-going --quiet docs docs/_build
+	$(BIN)/pytest tests/test_docs.py
+
+dist: .venv/.dev
+	rm -rf dist
+	$(BIN)/python -m build
+
+test-wheel: dist .venv-wheel/.made $(FROM)
+	.venv-wheel/bin/python $(INSTALL) "$$(echo dist/*.whl)[demo,io]" --group test
+	.venv-wheel/bin/python $(INSTALL) --force-reinstall --no-deps dist/*.whl
+	cd tests && ../.venv-wheel/bin/python -c "import ttcore; assert 'site-packages' in ttcore.__file__"
+	.venv-wheel/bin/pytest tests --pyargs ttcore $(ARGS)
+
+test-frameworks: .venv-frameworks/.test
+	.venv-frameworks/bin/pytest $(ARGS)
+
+clean:
+	rm -rf build dist docs/_build demo-out .benchmarks .hypothesis .*_cache
+	find ttcore tests docs -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv .venv-wheel .venv-frameworks
+
+%/.made:
+	$(PYTHON) -c "import sys; sys.exit('ttcore needs Python 3.11 or later: make PYTHON=...' if sys.version_info < (3, 11) else 0)"
+	$(PYTHON) -m venv $*
+	$*/bin/python -m pip install --quiet --upgrade pip
+	touch $@
+
+.venv/.demo: .venv/.made $(FROM)
+	$(BIN)/python $(INSTALL) -e ".[demo]"
+	touch $@
+
+.venv/.test .venv/.dev .venv/.docs .venv/.bench: .venv/.%: .venv/.made $(FROM)
+	$(BIN)/python $(INSTALL) -e ".[demo,io]" --group $*
+	touch $@
+
+.venv-frameworks/.test: .venv-frameworks/.made $(FROM)
+	.venv-frameworks/bin/python $(INSTALL) -e ".[demo,io,jax]" torch==2.13.0 --group test
+	touch $@

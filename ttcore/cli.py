@@ -1,0 +1,396 @@
+"""The command line: ``ttcore compress``, ``ttcore info``, ``ttcore demo``.
+
+Only argparse is loaded at the start; what a command needs is imported inside it.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ttcore.errors import TTError, TTFormatError, TTShapeError, TTTypeError, TTValueError
+
+if TYPE_CHECKING:
+    from ttcore.io.source import ArrayEntry
+    from ttcore.matrix import TTMatrix
+    from ttcore.tensor import TTTensor
+
+    Modes = tuple[int, ...]
+
+__all__ = ["main"]
+
+_COMPRESS = """\
+Decompose arrays into tensor trains and write them to one file.
+
+By default an array becomes a TT-tensor with its own axes as modes. --modes splits the axes further,
+--matrix and --row-modes/--col-modes make a TT-matrix of a two-dimensional array. With neither --eps
+nor --max-rank the train is exact to machine precision, and often larger than the array.
+"""
+_EXAMPLES = """\
+examples:
+  ttcore compress photo.npy --modes auto --eps 0.05
+  ttcore compress weight.npy --matrix --max-rank 8 -o weight.tt.npz
+  ttcore compress weight.npy --row-modes 4,8,8,4 --col-modes 4,4,4,4 --eps 1e-2
+  ttcore compress model.npz --key fc1.weight --key fc2.weight --matrix --eps 0.1
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments after the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        0 when all went well, 2 for a mistake in the arguments or files (one line on stderr says
+        which), 130 when interrupted.
+
+    Raises
+    ------
+    SystemExit
+        By argparse, for ``--help``, ``--version`` and arguments that it refuses.
+    """
+    args = _parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], None] = args.run
+    try:
+        run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # the reader of our output has closed it; nothing is left to say, also not at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        _complain(args, "interrupted")
+        return 130
+    except OSError as error:
+        reason = error.strerror or str(error)
+        _complain(args, f"{error.filename}: {reason}; check the path" if error.filename else reason)
+        return 2
+    except (TTError, ModuleNotFoundError, MemoryError) as error:
+        _complain(args, str(error) or "out of memory")
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    import ttcore
+
+    parser = argparse.ArgumentParser(
+        prog="ttcore",
+        description="Tensor-train numerics: big arrays kept as chains of small ones.",
+        epilog="`ttcore COMMAND --help` says more about a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"ttcore {ttcore.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_compress(commands)
+
+    info = commands.add_parser(
+        "info",
+        help="say what a file holds",
+        description="Describe the trains of a .tt.npz file, or the arrays of a .npy or .npz file.",
+    )
+    info.add_argument("file", metavar="FILE", type=Path, help=".tt.npz, .npy or .npz")
+    info.set_defaults(run=_info, command="info")
+
+    demo = commands.add_parser(
+        "demo",
+        help="see what tensor trains do, in about a minute",
+        description="Compress photographs, train a network with a TT layer and run the largest "
+        "layer of VGG; numbers go to the screen and to summary.md and summary.json, pictures to "
+        'PNG files. Needs no network, but the extra: pip install "ttcore[demo]".',
+    )
+    demo.add_argument(
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        type=Path,
+        default=Path("demo-out"),
+        help="where pictures and summary go (default: demo-out)",
+    )
+    demo.add_argument("--quick", action="store_true", help="smaller sizes: a few seconds")
+    demo.set_defaults(run=_demo, command="demo")
+    return parser
+
+
+def _add_compress(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    compress = commands.add_parser(
+        "compress",
+        help="turn arrays into tensor trains",
+        description=_COMPRESS,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    compress.add_argument("file", metavar="FILE", type=Path, help="a .npy or .npz file")
+    compress.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="the file to write (default: the input's name with the suffix .tt.npz); it is "
+        "replaced whole, or left alone on any failure",
+    )
+    compress.add_argument(
+        "--key",
+        metavar="NAME",
+        action="append",
+        help="take this array of a .npz; may be given several times (default: every array)",
+    )
+    compress.add_argument(
+        "--eps",
+        metavar="E",
+        type=float,
+        help="relative error in the Frobenius norm that is allowed, such as 1e-2",
+    )
+    compress.add_argument(
+        "--max-rank",
+        metavar="R",
+        type=int,
+        help="largest rank; wins over --eps where both cannot be kept",
+    )
+    modes = compress.add_mutually_exclusive_group()
+    modes.add_argument(
+        "--modes",
+        metavar="MODES",
+        type=_modes_or_auto,
+        help="reshape to these modes first, such as 4,4,4; `auto` splits every axis into modes of "
+        "about 4 to 8",
+    )
+    modes.add_argument(
+        "--matrix",
+        action="store_true",
+        help="make TT-matrices of the two-dimensional arrays, with modes of about 4 to 8",
+    )
+    modes.add_argument(
+        "--row-modes",
+        metavar="MODES",
+        type=_modes,
+        help="make a TT-matrix with these row modes; needs --col-modes, equally many",
+    )
+    compress.add_argument(
+        "--col-modes", metavar="MODES", type=_modes, help="the column modes for --row-modes"
+    )
+    compress.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help="show a progress bar on stderr (default: on a terminal)",
+    )
+    compress.set_defaults(run=_compress, command="compress")
+
+
+def _modes(text: str) -> "Modes":
+    try:
+        modes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        modes = ()
+    if not modes or min(modes) < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no list of modes; expected integers of at least 1 with commas, as 4,8,4"
+        )
+    return modes
+
+
+def _modes_or_auto(text: str) -> "Modes | str":
+    return text if text == "auto" else _modes(text)
+
+
+def _compress(args: argparse.Namespace) -> None:
+    from ttcore.io.npz import save_npz
+    from ttcore.io.source import open_arrays
+
+    if (args.row_modes is None) != (args.col_modes is None):
+        raise TTValueError("--row-modes and --col-modes come together; give both, or --matrix")
+    output: Path = args.output or args.file.with_suffix(".tt.npz")
+    if output.exists() and args.file.exists() and output.samefile(args.file):
+        raise TTValueError(f"--output {output} is the input itself; choose another name")
+    if output.is_dir() or not output.parent.is_dir():
+        raise TTValueError(f"--output {output}: expected a file name in a folder that exists")
+    trains: dict[str, TTTensor | TTMatrix] = {}
+    reports = []
+    with open_arrays(args.file) as entries:
+        chosen = _choose(args.file, entries, args.key)
+        if args.matrix and not any(len(entry.shape) == 2 for entry in chosen):
+            shapes = ", ".join(f"{entry.name!r} {entry.shape}" for entry in chosen)
+            raise TTShapeError(
+                f"--matrix needs a two-dimensional array, but {args.file} has {shapes}; reshape it "
+                "first, or use --modes auto"
+            )
+        with _progress_bar(sum(entry.nbytes for entry in chosen), args.progress) as advance:
+            for entry in chosen:
+                trains[entry.name], info = _decompose(entry, args)
+                reports.append(_compress_report(entry, trains[entry.name], info, args))
+                advance(entry.nbytes)
+    try:
+        save_npz(output, trains)
+    except OSError as error:
+        reason = f"{output} cannot be written ({error.strerror or error}); change --output"
+        raise OSError(reason) from error
+    for report in reports:
+        _say(report)
+    before, after = args.file.stat().st_size, output.stat().st_size
+    _say(f"wrote {output}: {_bytes(after)}, from {_bytes(before)}")
+
+
+def _choose(
+    path: Path, entries: "dict[str, ArrayEntry]", keys: list[str] | None
+) -> "list[ArrayEntry]":
+    """Take the arrays asked for, or all that can become trains; say which are left out."""
+    if "ttcore" in entries:
+        raise TTFormatError(f"{path} holds trains already; `ttcore info` describes them")
+    unusable = {name: entry.unusable for name, entry in entries.items() if entry.unusable}
+    names = list(dict.fromkeys(keys)) if keys else list(entries)
+    for name in names:
+        if name not in entries:
+            known = ", ".join(map(repr, entries)) or "no arrays"
+            raise TTValueError(f"--key {name!r} is not in {path}; it has {known}")
+        if name in unusable and (keys or len(unusable) == len(entries)):
+            raise TTTypeError(f"{name!r} in {path} {unusable[name]}")
+        if name in unusable:
+            _note(f"left out: {name!r} {unusable[name]}")
+    if not names:
+        raise TTFormatError(f"{path} has no arrays; expected at least one")
+    return [entries[name] for name in names if name not in unusable]
+
+
+def _decompose(entry: "ArrayEntry", args: argparse.Namespace) -> "tuple[TTTensor | TTMatrix, Any]":
+    """Turn one array into the train that the options ask for."""
+    import ttcore as tt
+    from ttcore.factorise import auto_matrix_modes, auto_modes
+
+    rows, cols, modes = args.row_modes, args.col_modes, args.modes
+    if args.matrix and len(entry.shape) == 2:
+        rows, cols = auto_matrix_modes(*entry.shape)
+    elif modes == "auto":
+        modes = tuple(m for n in entry.shape for m in auto_modes(n) if m > 1) or (1,)
+    elif modes and prod(modes) != prod(entry.shape):
+        raise TTShapeError(
+            f"--modes {modes} multiply to {prod(modes)}, but {entry.name!r} has shape "
+            f"{entry.shape} and {prod(entry.shape)} numbers; choose modes whose product is that"
+        )
+    array = entry.load()
+    options: dict[str, Any] = {"eps": args.eps, "max_rank": args.max_rank, "full_output": True}
+    try:
+        if rows:
+            return tt.matrix_from_dense(array, rows, cols, **options)
+        return tt.from_dense(array.reshape(modes or entry.shape), **options)
+    except TTError as error:
+        raise type(error)(f"{entry.name!r} with shape {entry.shape}: {error}") from error
+
+
+@contextlib.contextmanager
+def _progress_bar(total: int, wanted: bool | None) -> Iterator[Callable[[int], object]]:
+    """Show bytes done of ``total``; yields the function that advances the bar."""
+    if not (sys.stderr.isatty() if wanted is None else wanted):
+        yield lambda _: None
+        return
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        if wanted:
+            _note('no progress bar without tqdm; pip install "ttcore[cli]"')
+        yield lambda _: None
+        return
+    with tqdm(total=total, unit="B", unit_scale=True, file=sys.stderr) as bar:
+        yield bar.update
+
+
+def _compress_report(
+    entry: "ArrayEntry", train: "TTTensor | TTMatrix", info: Any, args: argparse.Namespace
+) -> str:
+    asked = "machine precision" if args.eps is None else f"{args.eps:.3g}"
+    if args.max_rank is not None:
+        asked += f", ranks up to {args.max_rank}"
+    lines = [
+        f"{_shown(entry.name)}: {entry.dtype} array {entry.shape} -> {_kind(train)}",
+        f"  error asked  {asked}",
+        f"  error got    {info.error:.3g} ({info.error_kind})",
+        *_describe(train),
+    ]
+    if entry.dtype != train.dtype:
+        lines.insert(1, f"  computed in  {train.dtype}, converted from {entry.dtype}")
+    if train.compression < 1:
+        lines.append("  note         larger than the array: try a larger --eps, or a --max-rank")
+    return "\n".join(lines)
+
+
+def _info(args: argparse.Namespace) -> None:
+    from ttcore.io.npz import holds_trains, load_npz
+    from ttcore.io.source import open_arrays
+
+    if holds_trains(args.file):
+        trains = load_npz(args.file)
+        _say(f"{args.file}: trains: {len(trains)}, {_bytes(args.file.stat().st_size)}")
+        for name, train in trains.items():
+            _say(f"{_shown(name)}: {train.dtype} {_kind(train)}")
+            _say("\n".join([*_describe(train), f"  norm         {train.norm():.6g}"]))
+        return
+    with open_arrays(args.file) as entries:
+        _say(f"{args.file}: arrays: {len(entries)}, {_bytes(args.file.stat().st_size)}")
+        for entry in entries.values():
+            what = "Python objects, not read," if entry.dtype.hasobject else f"{entry.dtype} array"
+            _say(f"{_shown(entry.name)}: {what} {entry.shape}, {_bytes(entry.nbytes)}")
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from ttcore.demo import run
+
+    run(args.output, quick=args.quick)
+
+
+def _kind(train: "TTTensor | TTMatrix") -> str:
+    return f"TT-{'matrix' if hasattr(train, 'row_modes') else 'tensor'} {tuple(train.shape)}"
+
+
+def _describe(train: "TTTensor | TTMatrix") -> list[str]:
+    """Lines on modes, ranks and size, indented under a heading."""
+    if hasattr(train, "row_modes"):
+        lines = [
+            f"  row modes    {_join(train.row_modes)}",
+            f"  column modes {_join(train.col_modes)}",
+        ]
+    else:
+        lines = [f"  modes        {_join(train.shape)}"]
+    return [
+        *lines,
+        f"  ranks        {_join(train.ranks)}",
+        f"  numbers      {train.num_params:,} for {train.size:,}: compression "
+        f"{train.compression:,.4g}",
+        f"  bytes        {_bytes(train.nbytes)}",
+    ]
+
+
+def _shown(name: str) -> str:
+    """Return the name for the screen: quoted where characters in it could act on a terminal."""
+    return name if name.isprintable() and name else repr(name)
+
+
+def _join(numbers: Sequence[int]) -> str:
+    return " ".join(map(str, numbers))
+
+
+def _bytes(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            return f"{n:.4g} {unit}"
+        n /= 1000
+    return f"{n:,.4g} TB"
+
+
+def _say(text: str) -> None:
+    # names can have characters that the terminal's encoding lacks
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def _note(text: str) -> None:
+    sys.stderr.write(f"ttcore: note: {text}\n")
+
+
+def _complain(args: argparse.Namespace, text: str) -> None:
+    sys.stderr.write(f"ttcore {args.command}: error: {text}\n")

@@ -1,0 +1,108 @@
+"""SVD, QR and eigendecomposition of a matrix of any array library, with the failures of LAPACK caught once.
+
+LAPACK's divide-and-conquer SVD sometimes does not converge on finite input, and libraries report it by different exceptions.
+Here a matrix with NaN or Inf is refused by name, and a failure is answered by the next method.
+"""
+
+import math
+
+import numpy as np
+import scipy.linalg
+
+from ttcore.arrays import adjoint, largest, namespace
+from ttcore.errors import TTConvergenceError, TTValueError
+from ttcore.typing import Array
+
+# NumPy and SciPy raise LinAlgError; Numba ValueError; torch a subclass of RuntimeError
+_FAILURES = (np.linalg.LinAlgError, ValueError, RuntimeError)
+
+
+def svd(x: Array, what: str = "the matrix") -> tuple[Array, Array, Array]:
+    """Thin singular value decomposition ``x == (u * s) @ vh``.
+
+    Parameters
+    ----------
+    x : (m, n) array
+        Real or complex floating; any array library.
+    what : str
+        Name of the matrix in error messages.
+
+    Returns
+    -------
+    u : (m, k) array
+    s : (k,) array
+        Descending; k = min(m, n).
+    vh : (k, n) array
+
+    Raises
+    ------
+    TTValueError
+        If the matrix holds NaN or Inf.
+    TTConvergenceError
+        If all three methods fail.
+
+    Notes
+    -----
+    LAPACK's gesdd, then gesvd, then QR followed by the eigendecomposition of R^H R, whose small singular values are accurate
+    to sqrt(u) only.
+    """
+    if not math.isfinite(largest(x)):
+        raise TTValueError(f"{what} holds NaN or Inf; a decomposition needs finite entries: mend or mask them first")
+    methods = (_gesdd, _gesvd, _by_eigh) if isinstance(x, np.ndarray) else (_gesdd, _by_eigh)
+    for method in methods:
+        try:
+            u, s, vh = method(x)
+        except _FAILURES as error:
+            failure = error
+            continue
+        if math.isfinite(largest(s)):
+            return u, s, vh
+        failure = ArithmeticError("non-finite singular values")
+    raise TTConvergenceError(f"the SVD of {what}, shape {tuple(x.shape)}, did not converge: {failure}") from failure
+
+
+def _gesdd(x: Array) -> tuple[Array, Array, Array]:
+    u, s, vh = namespace(x).linalg.svd(x, full_matrices=False)
+    return u, s, vh
+
+
+def _gesvd(x: Array) -> tuple[Array, Array, Array]:
+    u, s, vh = scipy.linalg.svd(x, full_matrices=False, lapack_driver="gesvd")
+    return u, s, vh
+
+
+def _by_eigh(x: Array) -> tuple[Array, Array, Array]:
+    if x.shape[0] < x.shape[1]:
+        v, s, uh = _by_eigh(adjoint(x))
+        return adjoint(uh), s, adjoint(v)
+    xp = namespace(x)
+    q, r = xp.linalg.qr(x)
+    values, w = xp.linalg.eigh(adjoint(r) @ r)
+    w = xp.flip(w, axis=-1)
+    s = xp.sqrt(xp.clip(xp.flip(values), 0.0, None))
+    # r w = u s: its QR gives orthonormal u also where s vanishes
+    u, t = xp.linalg.qr(r @ w)
+    diagonal = xp.linalg.diagonal(t)
+    size = xp.abs(diagonal)
+    sign = xp.where(size > 0, diagonal / xp.where(size > 0, size, 1.0), 1.0)
+    return q @ (u * sign), s, adjoint(w)
+
+
+def qr(x: Array) -> tuple[Array, Array]:
+    """Thin QR decomposition ``x == q @ r``, q of shape (m, min(m, n))."""
+    q, r = namespace(x).linalg.qr(x)
+    return q, r
+
+
+def triangle(x: Array) -> Array:
+    """The factor R of a thin QR decomposition, (min(m, n), n), without forming Q where the library can."""
+    if isinstance(x, np.ndarray):
+        return np.linalg.qr(x, mode="r")
+    return namespace(x).linalg.qr(x)[1]
+
+
+def eigh(x: Array) -> tuple[Array, Array]:
+    """Eigenvalues of a Hermitian positive semidefinite matrix, descending and clipped at 0, and eigenvectors in columns."""
+    xp = namespace(x)
+    values, vectors = xp.linalg.eigh(x)
+    return xp.clip(xp.flip(values), 0.0, None), xp.flip(vectors, axis=-1)

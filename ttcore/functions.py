@@ -1,0 +1,349 @@
+"""The public functions on trains: unwrap, call a function on cores, wrap."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar, overload
+
+import numpy as np
+
+from ttcore import algebra, construct
+from ttcore.arrays import as_array, namespace
+from ttcore.cores import as_four_way, check_modes
+from ttcore.decompose import tt_svd
+from ttcore.errors import TTShapeError, TTTypeError, TTValueError
+from ttcore.matrix import TTMatrix
+from ttcore.orthogonal import norm
+from ttcore.scalars import kind
+from ttcore.scaling import ldexp, log_of
+from ttcore.tensor import TTTensor
+from ttcore.train import Train
+from ttcore.truncation import Info, check_eps
+from ttcore.typing import RNG, Cores
+
+T = TypeVar("T", bound=Train)
+
+
+@overload
+def from_dense(
+    a: Any, *, eps: float | None = None, max_rank: int | Sequence[int] | None = None, full_output: Literal[False] = False
+) -> TTTensor: ...
+@overload
+def from_dense(
+    a: Any, *, eps: float | None = None, max_rank: int | Sequence[int] | None = None, full_output: Literal[True]
+) -> tuple[TTTensor, Info]: ...
+def from_dense(
+    a: Any, *, eps: float | None = None, max_rank: int | Sequence[int] | None = None, full_output: bool = False
+) -> TTTensor | tuple[TTTensor, Info]:
+    r"""TT-SVD: a dense array as a TT-tensor, to a guaranteed accuracy.
+
+    Parameters
+    ----------
+    a : (n_1, ..., n_d) array_like
+        d >= 1, no empty axis; read, never written. Integers become float64, float16 becomes float32.
+    eps : float, optional
+        Relative Frobenius error; None removes only what is below machine precision.
+    max_rank : int or sequence of int, optional
+        Cap for all bonds, or one per bond; may break ``eps``.
+    full_output : bool
+        Whether to return ``(train, info)``; ``info.error`` is the measured error.
+
+    Returns
+    -------
+    TTTensor, or (TTTensor, Info)
+
+    Raises
+    ------
+    TTValueError
+        If a holds NaN or Inf.
+    TTShapeError, TTTypeError
+        If it is no array of numbers, has no axis or an empty one.
+
+    Notes
+    -----
+    :math:`\|A - B\| \le \epsilon\|A\| + c\sqrt d\,u\,\|A\|`, u being the machine epsilon; the ranks are at most those that truncating each unfolding to
+    :math:`\epsilon/\sqrt{d-1}` needs. The array is read two to four times and not copied. Cost about 2 m multiply-adds for each entry,
+    m <= 64.
+
+    References
+    ----------
+    .. [1] I. V. Oseledets, "Tensor-Train Decomposition", SIAM J. Sci. Comput. 33(5), 2295-2317, 2011. doi:10.1137/090752286
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ttcore as tt
+    >>> i, j, k = np.ogrid[:20, :30, :40]
+    >>> x, info = tt.from_dense(1.0 / (i + j + k + 1), eps=1e-6, full_output=True)
+    >>> x.ranks, info.error < 1e-6
+    ((1, 7, 7, 1), True)
+    """
+    cores, info, center = tt_svd(_dense(a, "a"), eps=eps, max_rank=max_rank)
+    train = TTTensor._made(cores, center)
+    return (train, info) if full_output else train
+
+
+@overload
+def matrix_from_dense(
+    a: Any,
+    row_modes: Sequence[int],
+    col_modes: Sequence[int],
+    *,
+    eps: float | None = None,
+    max_rank: int | Sequence[int] | None = None,
+    full_output: Literal[False] = False,
+) -> TTMatrix: ...
+@overload
+def matrix_from_dense(
+    a: Any,
+    row_modes: Sequence[int],
+    col_modes: Sequence[int],
+    *,
+    eps: float | None = None,
+    max_rank: int | Sequence[int] | None = None,
+    full_output: Literal[True],
+) -> tuple[TTMatrix, Info]: ...
+def matrix_from_dense(
+    a: Any,
+    row_modes: Sequence[int],
+    col_modes: Sequence[int],
+    *,
+    eps: float | None = None,
+    max_rank: int | Sequence[int] | None = None,
+    full_output: bool = False,
+) -> TTMatrix | tuple[TTMatrix, Info]:
+    """TT-SVD of a matrix whose rows and columns are both split into modes.
+
+    Parameters
+    ----------
+    a : (M, N) array_like
+    row_modes, col_modes : sequence of d ints
+        Multiply to M and to N; row mode k and column mode k share core k. (Layers take input modes first; matrices take rows, the outputs,
+        first.)
+    eps, max_rank, full_output
+        As in `from_dense`.
+
+    Returns
+    -------
+    TTMatrix, or (TTMatrix, Info)
+
+    Raises
+    ------
+    TTShapeError
+        If the modes do not multiply to the shape, or are not equally many.
+    TTValueError, TTTypeError
+        As in `from_dense`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ttcore as tt
+    >>> W = tt.matrix_from_dense(np.kron(np.ones((2, 3)), np.eye(4)), (2, 4), (3, 4))
+    >>> W.shape, W.ranks
+    ((8, 12), (1, 1, 1))
+    """
+    a = _dense(a, "A")
+    if a.ndim != 2:
+        raise TTShapeError(f"A has shape {tuple(a.shape)}, expected a matrix (M, N); use from_dense for other arrays")
+    rows, cols = check_modes(row_modes, "row_modes"), check_modes(col_modes, "col_modes")
+    if len(rows) != len(cols):
+        raise TTShapeError(
+            f"row_modes {rows} and col_modes {cols} have {len(rows)} and {len(cols)} modes; each core takes one of both: "
+            "fill up the shorter with modes of 1"
+        )
+    for name, modes, length, what in (("row_modes", rows, a.shape[0], "rows"), ("col_modes", cols, a.shape[1], "columns")):
+        if math.prod(modes) != length:
+            raise TTShapeError(
+                f"{name} {modes} multiply to {math.prod(modes)}, but A has {length} {what}; "
+                f"choose modes whose product is {length}, or pad A"
+            )
+    xp = namespace(a)
+    d = len(rows)
+    order = [axis for k in range(d) for axis in (k, d + k)]
+    tensor = xp.permute_dims(xp.reshape(a, (*rows, *cols)), tuple(order))
+    pairs = tuple(m * n for m, n in zip(rows, cols, strict=True))
+    cores, info, center = tt_svd(xp.reshape(tensor, pairs), eps=eps, max_rank=max_rank)
+    train = TTMatrix._made(as_four_way(cores, rows, cols), center)
+    return (train, info) if full_output else train
+
+
+def _dense(a: Any, name: str) -> Any:
+    a = as_array(a, name)
+    if a.ndim == 0 or 0 in a.shape:
+        raise TTShapeError(f"{name} has shape {tuple(a.shape)}; expected at least one axis and no empty one")
+    return a
+
+
+def zeros(shape: int | Sequence[int], *, dtype: Any = float) -> TTTensor:
+    """The zero tensor, of ranks 1."""
+    return TTTensor._made(construct.constant(check_modes(shape, "shape"), 0.0, dtype))
+
+
+def ones(shape: int | Sequence[int], *, dtype: Any = float) -> TTTensor:
+    """The tensor of ones, of ranks 1."""
+    return TTTensor._made(construct.constant(check_modes(shape, "shape"), 1.0, dtype))
+
+
+def eye(modes: int | Sequence[int], *, dtype: Any = float) -> TTMatrix:
+    """The identity matrix with row and column modes ``modes``, of ranks 1."""
+    return TTMatrix._made(construct.identity(check_modes(modes, "modes"), dtype))
+
+
+def random(shape: int | Sequence[int], ranks: int | Sequence[int], *, rng: RNG = None, dtype: Any = float) -> TTTensor:
+    """A TT-tensor with independent normal cores, scaled so that its entries have mean 0 and variance 1.
+
+    Parameters
+    ----------
+    shape : int or sequence of int
+    ranks : int or sequence of int
+        An int is clipped to what the shape can use; d - 1 or d + 1 numbers are taken as they are.
+    rng : seed or Generator
+        As `numpy.random.default_rng` takes it.
+    dtype : dtype
+        float32, float64, complex64 or complex128.
+
+    Examples
+    --------
+    >>> import ttcore as tt
+    >>> tt.random((2, 3, 4, 5), 10, rng=0).ranks
+    (1, 2, 6, 5, 1)
+    """
+    return TTTensor._made(construct.gaussian(check_modes(shape, "shape"), ranks, rng, dtype))
+
+
+def random_matrix(
+    row_modes: Sequence[int], col_modes: Sequence[int], ranks: int | Sequence[int], *, rng: RNG = None, dtype: Any = float
+) -> TTMatrix:
+    """A TT-matrix with independent normal cores, scaled so that its entries have mean 0 and variance 1; see `random`."""
+    rows, cols = check_modes(row_modes, "row_modes"), check_modes(col_modes, "col_modes")
+    if len(rows) != len(cols):
+        raise TTShapeError(f"row_modes {rows} and col_modes {cols} differ in number; each core takes one of both")
+    pairs = tuple(m * n for m, n in zip(rows, cols, strict=True))
+    return TTMatrix._made(as_four_way(construct.gaussian(pairs, ranks, rng, dtype), rows, cols))
+
+
+def rank_one(vectors: Sequence[Any]) -> TTTensor:
+    """The outer product of vectors (n_k,), a TT-tensor of ranks 1.
+
+    Examples
+    --------
+    >>> import ttcore as tt
+    >>> tt.rank_one([[1.0, 2.0], [3.0, 4.0]]).to_dense()
+    array([[3., 4.],
+           [6., 8.]])
+    """
+    return TTTensor(construct.rank_one(vectors))
+
+
+def _pair(a: Train, b: Train, name: str) -> tuple[Cores, Cores]:
+    """Three-way cores of two trains of equal modes."""
+    for value in (a, b):
+        if not isinstance(value, Train):
+            raise TTTypeError(f"{name} takes two trains, but got {kind(value)}; make it one by tt.from_dense")
+    return a._paired(b)
+
+
+def vdot(a: T, b: T) -> float | complex:
+    r"""Inner product :math:`\sum_i \overline{a_i}\, b_i`, as `numpy.vdot`: ``a`` is conjugated.
+
+    Overflows only when its value does; see `log_vdot`. Cost O(d n r^3).
+
+    Raises
+    ------
+    TTShapeError, TTTypeError
+        If the modes differ, or it is not two tensors or two matrices.
+
+    Examples
+    --------
+    >>> import ttcore as tt
+    >>> tt.vdot(tt.ones((3, 3, 3)), tt.ones((3, 3, 3)))
+    27.0
+    """
+    return algebra.vdot(*_pair(a, b, "vdot"))
+
+
+def log_vdot(a: T, b: T) -> tuple[float | complex, float]:
+    """``(phase, log_abs)`` such that ``vdot(a, b) == phase * exp(log_abs)``, whatever its size; (0, -inf) for zero.
+
+    Examples
+    --------
+    >>> import ttcore as tt
+    >>> phase, log_abs = tt.log_vdot(tt.ones(10_000 * (2,)), -tt.ones(10_000 * (2,)))
+    >>> phase, round(log_abs, 3)  # 2 ** 10000 is beyond any float
+    (-1.0, 6931.472)
+    """
+    return algebra.log_vdot(*_pair(a, b, "log_vdot"))
+
+
+def distance(a: T, b: T) -> float:
+    """Frobenius norm of ``a - b``, by orthogonalisation: accurate to u (‖a‖ + ‖b‖), where sqrt(vdot) cannot see below 1e-8."""
+    return ldexp(*algebra.distance(*_pair(a, b, "distance")))  # type: ignore[no-any-return]
+
+
+def allclose(a: T, b: T, *, rtol: float = 1e-10, atol: float = 0) -> bool:
+    """Whether ‖a − b‖ <= atol + rtol max(‖a‖, ‖b‖), in the Frobenius norm; for norms of any size."""
+    x, y = _pair(a, b, "allclose")
+    rtol, atol = check_eps(rtol, "rtol"), check_eps(atol, "atol")
+    larger = max(log_of(*norm(x)), log_of(*norm(y)))
+    relative = math.log(rtol) + larger if rtol else -math.inf
+    absolute = math.log(atol) if atol else -math.inf
+    return bool(log_of(*algebra.distance(x, y)) <= np.logaddexp(relative, absolute))
+
+
+@overload
+def round_sum(
+    terms: Sequence[tuple[Any, T]],
+    *,
+    eps: float | None = None,
+    max_rank: int | Sequence[int] | None = None,
+    full_output: Literal[False] = False,
+) -> T: ...
+@overload
+def round_sum(
+    terms: Sequence[tuple[Any, T]],
+    *,
+    eps: float | None = None,
+    max_rank: int | Sequence[int] | None = None,
+    full_output: Literal[True],
+) -> tuple[T, Info]: ...
+def round_sum(
+    terms: Sequence[tuple[Any, T]],
+    *,
+    eps: float | None = None,
+    max_rank: int | Sequence[int] | None = None,
+    full_output: bool = False,
+) -> T | tuple[T, Info]:
+    r"""The linear combination :math:`\sum_i c_i a_i`, rounded once.
+
+    Parameters
+    ----------
+    terms : sequence of (number, train)
+        At least one; all trains tensors of one shape, or matrices of equal modes.
+    eps, max_rank, full_output
+        As in `TTTensor.round`; the error of each term is below that of the sum: eps is relative to the norm of the sum.
+
+    Returns
+    -------
+    TTTensor or TTMatrix, or (train, Info)
+
+    Raises
+    ------
+    TTValueError, TTTypeError, TTShapeError
+        If there is no term, or the terms do not fit together.
+
+    Examples
+    --------
+    >>> import ttcore as tt
+    >>> x = tt.random((4, 5, 6), 3, rng=0)
+    >>> tt.round_sum([(2.0, x), (-1.0, x)], eps=1e-12).ranks
+    (1, 3, 3, 1)
+    """
+    terms = list(terms)
+    if not terms:
+        raise TTValueError("round_sum got no terms; give at least one pair (number, train)")
+    for k, term in enumerate(terms):
+        if not (isinstance(term, tuple | list) and len(term) == 2 and isinstance(term[1], Train)):
+            raise TTTypeError(f"term {k} is no pair (number, train); round_sum takes [(c1, a1), (c2, a2), …]")
+    scaled = [number * train for number, train in terms]
+    total = scaled[0]._like(algebra.add(*(scaled[0]._paired(train)[1] for train in scaled)))
+    result: T | tuple[T, Info] = total.round(eps=eps, max_rank=max_rank, full_output=full_output)
+    return result

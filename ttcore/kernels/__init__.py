@@ -1,0 +1,1 @@
+"""Inner computations: plain arrays and ints in, plain arrays out."""

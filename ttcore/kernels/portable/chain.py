@@ -1,0 +1,157 @@
+"""The product of a TT-matrix with dense rows or columns, and its gradients, as a chain of batched matrix products.
+
+    state (outer, K, inner)  ->  A (rows, K) @ state  ->  state (outer, rows, inner)
+
+A is a supercore as a matrix; each stage's result is, reshaped, already what the next stage reads: no transpositions. The stages come from
+``planner.plan``. Callers: ``linear``. Oracle: ``testing.dense_matrix``.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import reduce
+from itertools import accumulate
+
+import numpy as np
+
+from ttcore.arrays import adjoint, conj, namespace
+from ttcore.typing import Array, Cores, Stage
+
+CHUNK_BYTES = 2**22  # states of one chunk of rows stay within the cache
+
+_AXES = {0: (0, 1, 2, 3), 1: (1, 3, 0, 2), 2: (1, 0, 2, 3)}  # of (r, m, n, r'), by form
+_INVERSE = {0: (0, 1, 2, 3), 1: (2, 0, 3, 1), 2: (1, 0, 2, 3)}
+
+
+def matvec(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
+    """Rows of ``x`` times the transposed matrix.
+
+    Contract
+        cores  (r, m, n, r') each, dtype of x
+        x      (batch, N)    batch >= 0
+        result (batch, M)
+    """
+    xp = namespace(x)
+    matrices = [_matrix(cores, stage) for stage in stages]
+    parts = []
+    for first, last in _chunks(x, stages):
+        state = x[first:last, :]
+        for a, stage in zip(matrices, stages, strict=True):
+            state = _advance(a, state, (last - first) * stage.outer, stage.inner)
+        parts.append(xp.reshape(state, (last - first, -1)) if last > first else _empty(x, stages))
+    return xp.concat(parts, axis=0) if len(parts) > 1 else parts[0]
+
+
+def matmat(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
+    """The matrix times the columns of ``x`` (N, batch): (M, batch), the batch being the innermost axis throughout."""
+    xp = namespace(x)
+    batch = x.shape[1]
+    state = x
+    for stage in stages:
+        state = _advance(_matrix(cores, stage), state, stage.outer, stage.inner * batch)
+    return xp.reshape(state, (stages[-1].outer * stages[-1].rows * stages[-1].inner, batch))
+
+
+def matvec_backward(cores: Cores, x: Array, gy: Array, stages: Sequence[Stage]) -> tuple[Array, Cores]:
+    """Gradients of ``matvec`` for the gradient ``gy`` of its result; the states are computed again, chunk by chunk.
+
+    Contract
+        x      (batch, N), gy (batch, M)  dtype of the cores
+        result gx (batch, N) = conj(W)^T gy, and one array like each core; complex ones conjugated as torch does
+    """
+    xp = namespace(x)
+    matrices = [_matrix(cores, stage) for stage in stages]
+    gx_parts = []
+    gradients = [xp.zeros_like(a) for a in matrices]
+    for first, last in _chunks(x, stages, kept=True):
+        rows = last - first
+        states = [x[first:last, :]]
+        for a, stage in zip(matrices[:-1], stages[:-1], strict=True):
+            states.append(_advance(a, states[-1], rows * stage.outer, stage.inner))
+        g = gy[first:last, :]
+        for t in reversed(range(len(stages))):
+            outer, inner = rows * stages[t].outer, stages[t].inner
+            a = matrices[t]
+            g = xp.reshape(g, (outer, a.shape[0], inner))
+            state = xp.reshape(states[t], (outer, a.shape[1], inner))
+            gradients[t] = gradients[t] + _outer_product(g, state)
+            g = _advance(adjoint(a), g, outer, inner)
+        gx_parts.append(xp.reshape(g, (rows, x.shape[1])))
+    gcores: list[Array] = [None] * len(cores)
+    for stage, gradient in zip(stages, gradients, strict=True):
+        gcores[stage.first : stage.last] = _split_gradient(cores[stage.first : stage.last], gradient, stage.form)
+    return xp.concat(gx_parts, axis=0) if len(gx_parts) > 1 else gx_parts[0], tuple(gcores)
+
+
+def _chunks(x: Array, stages: Sequence[Stage], *, kept: bool = False) -> list[tuple[int, int]]:
+    """Ranges of rows whose states fit the cache; fixed by shapes alone. Other libraries than NumPy get one range."""
+    batch = int(x.shape[0])
+    sizes = [stage.outer * stage.inner * max(stage.rows, stage.k) for stage in stages]
+    per_row = (sum(sizes) if kept else max(sizes)) * x.dtype.itemsize if isinstance(x, np.ndarray) else 0
+    step = max(1, CHUNK_BYTES // per_row) if per_row else max(batch, 1)
+    return [(first, min(first + step, batch)) for first in range(0, batch, step)] or [(0, 0)]
+
+
+def _empty(x: Array, stages: Sequence[Stage]) -> Array:
+    last = stages[-1]
+    return namespace(x).zeros((0, last.outer * last.rows * last.inner), dtype=x.dtype)
+
+
+def _advance(a: Array, state: Array, outer: int, inner: int) -> Array:
+    xp = namespace(state)
+    if inner == 1:  # rows of vectors: one large product instead of many small ones
+        return xp.reshape(state, (outer, a.shape[1])) @ a.T
+    return xp.matmul(a, xp.reshape(state, (outer, a.shape[1], inner)))
+
+
+def _outer_product(g: Array, state: Array) -> Array:
+    """Sum over outer and inner of g (outer, rows, inner) times conj(state) (outer, K, inner)."""
+    xp = namespace(g)
+    if g.shape[2] == 1:
+        return xp.reshape(g, g.shape[:2]).T @ conj(xp.reshape(state, state.shape[:2]))
+    if 2 * g.shape[2] >= min(g.shape[1], state.shape[1]):  # the products are no larger than the operands
+        return xp.sum(xp.matmul(g, adjoint(state)), axis=0)
+    return xp.tensordot(g, conj(state), axes=((0, 2), (0, 2)))
+
+
+def merge(cores: Sequence[Array]) -> Array:
+    """Neighbouring cores as one supercore (r, m_1 m_2 ..., n_1 n_2 ..., r')."""
+    return reduce(_merge_two, cores)
+
+
+def _matrix(cores: Cores, stage: Stage) -> Array:
+    xp = namespace(*cores)
+    joined = merge(cores[stage.first : stage.last])
+    return xp.reshape(xp.permute_dims(joined, _AXES[stage.form]), (stage.rows, stage.k))
+
+
+def _merge_two(g: Array, h: Array) -> Array:
+    xp = namespace(g, h)
+    r, m, n, s = g.shape
+    _, p, q, t = h.shape
+    product = xp.reshape(xp.reshape(g, (r * m * n, s)) @ xp.reshape(h, (s, p * q * t)), (r, m, n, p, q, t))
+    return xp.reshape(xp.permute_dims(product, (0, 1, 3, 2, 4, 5)), (r, m * p, n * q, t))
+
+
+def _split_gradient(cores: Sequence[Array], gradient: Array, form: int) -> list[Array]:
+    """Gradients of the cores whose supercore, as a matrix of this form, has the given gradient."""
+    xp = namespace(gradient)
+    lefts = list(accumulate(cores[:-1], _merge_two))
+    r, t = cores[0].shape[0], cores[-1].shape[3]
+    shape = (r, math.prod(g.shape[1] for g in cores), math.prod(g.shape[2] for g in cores), t)
+    g = xp.permute_dims(xp.reshape(gradient, tuple(shape[axis] for axis in _AXES[form])), _INVERSE[form])
+    found: list[Array] = []
+    for left, core in zip(reversed(lefts), reversed(cores[1:]), strict=True):
+        g, right = _merge_two_backward(left, core, g)
+        found.insert(0, right)
+    return [g, *found]
+
+
+def _merge_two_backward(g: Array, h: Array, gradient: Array) -> tuple[Array, Array]:
+    xp = namespace(g, h)
+    r, m, n, s = g.shape
+    _, p, q, t = h.shape
+    x = xp.permute_dims(xp.reshape(gradient, (r, m, p, n, q, t)), (0, 1, 3, 2, 4, 5))
+    x = xp.reshape(x, (r * m * n, p * q * t))
+    left = x @ adjoint(xp.reshape(h, (s, p * q * t)))
+    right = adjoint(xp.reshape(g, (r * m * n, s))) @ x
+    return xp.reshape(left, g.shape), xp.reshape(right, h.shape)

@@ -1,0 +1,136 @@
+r"""A small R with R^H R = A^H A for a tall matrix A, read in blocks of rows and never copied.
+
+One Gram matrix sees singular values down to :math:`\sqrt u\,\|A\|`. A second one, of A V in the eigenbasis V of the first, sees down to
+:math:`u\,\|A\|`: the columns of A V are graded and nearly orthogonal, every entry of a computed Gram matrix is accurate to
+:math:`u\,\|b_i\|\,\|b_j\|`, and eliminating the large columns first keeps the errors of the small ones small.
+
+Callers: ``decompose``, ``rounding``. Oracle: Householder QR. Source of the idea that a graded Gram matrix keeps relative accuracy:
+J. Demmel and K. Veselić, Jacobi's method is more accurate than QR, SIAM J. Matrix Anal. Appl. 13(4), 1992.
+"""
+
+import math
+
+from ttcore.arrays import adjoint, astype, is_complex, namespace, rounding_unit
+from ttcore.factorisations import eigh
+from ttcore.typing import Array
+
+BLOCK_BYTES = 2**21
+
+
+def blocks(a: Array) -> list[tuple[int, int]]:
+    """First and last row of each block: fixed by the shape alone, so results do not depend on the machine."""
+    size = 16 if is_complex(a) else 8
+    step = max(64, BLOCK_BYTES // (size * int(a.shape[1])))
+    return [(first, min(first + step, a.shape[0])) for first in range(0, a.shape[0], step)]
+
+
+def wide(a: Array) -> Array:
+    """The array in double precision: sums over many rows of float32 data lose nothing there."""
+    return astype(a, "complex128" if is_complex(a) else "float64")
+
+
+def scaled_block(a: Array, first: int, last: int, scale: float) -> Array:
+    """Rows first..last-1 in double precision times ``scale``; a view where nothing needs to change."""
+    block = wide(a[first:last, :])
+    return block if scale == 1.0 else block * scale
+
+
+def gram(a: Array, *, scale: float = 1.0, basis: Array | None = None) -> Array:
+    """``B^H B`` for ``B = scale * a``, or ``B = scale * a @ basis``.
+
+    Contract
+        a      (N, m)  any of the four dtypes, any strides
+        basis  (m, k)  double precision
+        result (m, m) or (k, k), double precision. Cost: N m^2 multiply-adds (and N m k).
+    """
+    total = None
+    for first, last in blocks(a):
+        block = scaled_block(a, first, last, scale)
+        if basis is not None:
+            block = block @ basis
+        part = adjoint(block) @ block
+        total = part if total is None else total + part
+    return total
+
+
+def plain_gram_floor(m: int, unit: float) -> float:
+    """Relative size of a tail of singular values that one Gram matrix of m columns still measures within a few percent."""
+    return 3.0 * math.sqrt(m * unit)
+
+
+def r_factor(a: Array, g: Array, *, fine: bool, scale: float = 1.0) -> Array:
+    r"""R of shape (m, m), double precision, with :math:`R^H R = s^2 A^H A`.
+
+    Contract
+        a      (N, m)  any strides; N >= 1
+        g      (m, m)  ``gram(a, scale=scale)``, finite
+        fine   whether tails of singular values below ``plain_gram_floor`` matter: then A is read once more
+        scale  the power of two that g was made with
+    Backward error: with ``fine`` a modest multiple of :math:`u\,\|A\|_F`. Cost: with ``fine`` 2 N m^2 multiply-adds.
+    """
+    xp = namespace(g)
+    values, vectors = eigh(g)
+    if not fine:
+        return xp.sqrt(values)[:, None] * adjoint(vectors)
+    threshold = 8.0 * math.sqrt(g.shape[0] * rounding_unit(g))
+    return _graded(gram(a, scale=scale, basis=vectors), threshold) @ adjoint(vectors)
+
+
+def _graded(g: Array, threshold: float) -> Array:
+    """R with R^H R = g for a Gram matrix of graded, nearly orthogonal columns in descending order."""
+    xp = namespace(g)
+    norms = xp.sqrt(xp.abs(xp.linalg.diagonal(g)))
+    large = int(xp.sum(xp.astype(norms >= threshold * xp.max(norms), xp.int64)))
+    # eigenvalue order: the large columns come first, up to ties that the count leaves harmlessly on either side
+    root, inverse = _scaled_root(g[:large, :large], norms[:large])
+    if large == g.shape[0]:
+        return root
+    coupling = inverse @ g[:large, large:]
+    rest = g[large:, large:] - adjoint(coupling) @ coupling
+    low, _ = _scaled_root(rest, norms[large:])
+    zeros = xp.zeros((low.shape[0], large), dtype=g.dtype)
+    return xp.concat([xp.concat([root, coupling], axis=1), xp.concat([zeros, low], axis=1)], axis=0)
+
+
+def _scaled_root(g: Array, norms: Array) -> tuple[Array, Array]:
+    """(R, R^-H) with R^H R = g, by the eigendecomposition of g scaled to a unit diagonal."""
+    xp = namespace(g)
+    norms = xp.where(norms > 0, norms, xp.ones_like(norms))
+    values, vectors = eigh(g / norms[:, None] / norms[None, :])
+    root = xp.sqrt(values)
+    safe = xp.where(root > 0, root, xp.ones_like(root))
+    half = adjoint(vectors)
+    return root[:, None] * half * norms[None, :], half / norms[None, :] / safe[:, None]
+
+
+def project(a: Array, basis: Array, *, scale: float = 1.0) -> tuple[Array, float]:
+    r"""``(Z, e)``: Z = s A V and the Frobenius norm e of the residual s A − Z V^H, both in one pass.
+
+    Contract
+        a      (N, m)   any strides
+        basis  (m, r)   orthonormal columns, dtype of ``a``
+        Z      (N, r)   dtype of ``a``
+    The residual is formed entry by entry in cache, so e is a certificate: it does not suffer from the cancellation of
+    :math:`\|A\|^2 - \|Z\|^2`. Cost: 2 N m r multiply-adds.
+    """
+    xp = namespace(a)
+    parts, square = [], 0.0
+    back = adjoint(basis)
+    for first, last in blocks(a):
+        block = a[first:last, :]
+        if scale != 1.0:
+            block = block * scale
+        part = block @ basis
+        residual = part @ back
+        residual = block - residual
+        square += _square(residual)
+        parts.append(part)
+    return xp.concat(parts, axis=0) if len(parts) > 1 else parts[0], math.sqrt(square)
+
+
+def _square(x: Array) -> float:
+    xp = namespace(x)
+    x = wide(xp.reshape(x, (-1,)))
+    return float(xp.real(xp.vecdot(x, x)) if is_complex(x) else xp.vecdot(x, x))
+
+

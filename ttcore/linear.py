@@ -1,0 +1,175 @@
+"""Products of TT-matrices: with dense vectors and their gradients, with trains, with each other. On four-way cores (r, m, n, r').
+
+`matvec` and `matvec_backward` are the pair that an autodiff framework needs; they take a batch of rows, as layers do.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ttcore.algebra import products
+from ttcore.arrays import as_array, check_same_library, common, conj, dtype_name, namespace
+from ttcore.cores import check_cores, ranks_of
+from ttcore.errors import TTShapeError
+from ttcore.kernels.dispatch import chain
+from ttcore.planner import Plan, plan
+from ttcore.typing import Array, Cores
+
+__all__ = ["matmat", "matvec", "matvec_backward"]
+
+
+def row_modes(cores: Cores) -> tuple[int, ...]:
+    """Row (output) mode of each core."""
+    return tuple(int(g.shape[1]) for g in cores)
+
+
+def col_modes(cores: Cores) -> tuple[int, ...]:
+    """Column (input) mode of each core."""
+    return tuple(int(g.shape[2]) for g in cores)
+
+
+def plan_for(cores: Cores, batch: int, *, columns: bool = False, dtype: str | None = None) -> Plan:
+    """The contraction plan for these cores."""
+    name = dtype or dtype_name(cores[0].dtype)
+    return plan(row_modes(cores), col_modes(cores), ranks_of(cores), batch=batch, dtype=name, columns=columns)
+
+
+def matvec(cores: Sequence[Any], x: Any) -> Array:
+    r"""Rows of ``x`` times a TT-matrix: ``y[b] = W @ x[b]``.
+
+    Parameters
+    ----------
+    cores : sequence of d arrays (r_{k-1}, m_k, n_k, r_k)
+        One dtype or several, which promote; r_0 = r_d = 1.
+    x : (batch, N) array
+        N = n_1 ... n_d, flattened in C order; batch may be 0. The same library as the cores.
+
+    Returns
+    -------
+    (batch, M) array
+        M = m_1 ... m_d.
+
+    Raises
+    ------
+    TTShapeError, TTTypeError
+        If the cores do not fit together, or x does not fit them.
+
+    Notes
+    -----
+    The order of contraction is the planner's. Nothing of the size M N is built unless it takes less than 2 MiB and pays. Differentiable by
+    the autodiff of the array's own library, and traceable by ``jax.jit``.
+
+    Source: A. Novikov, D. Podoprikhin, A. Osokin, D. Vetrov, Tensorizing Neural Networks, NIPS 2015, arXiv:1509.06569.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ttcore as tt
+    >>> W = tt.eye((2, 3))
+    >>> tt.linear.matvec(W.cores, np.arange(6.0).reshape(1, 6))
+    array([[0., 1., 2., 3., 4., 5.]])
+    """
+    cores, x = _prepared(cores, x, "x", "col_modes")
+    return chain.matvec(cores, x, plan_for(cores, int(x.shape[0])).stages)
+
+
+def matvec_backward(cores: Sequence[Any], x: Any, gy: Any) -> tuple[Array, Cores]:
+    r"""Gradients of a real loss through ``y = matvec(cores, x)``.
+
+    Parameters
+    ----------
+    cores, x
+        As in `matvec`.
+    gy : (batch, M) array
+        Gradient of the loss with respect to y.
+
+    Returns
+    -------
+    gx : (batch, N) array
+        ``gy @ conj(W)``: for complex arrays the conjugate (Wirtinger) gradient that torch uses.
+    gcores : tuple of arrays
+        Shaped as the cores.
+
+    Raises
+    ------
+    TTShapeError, TTTypeError
+        If the shapes do not fit.
+
+    Notes
+    -----
+    The forward states are computed again, a cache-sized chunk of rows at a time, not stored. Cost: about three times that of `matvec`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ttcore as tt
+    >>> W = tt.eye((2, 3))
+    >>> gx, gcores = tt.linear.matvec_backward(W.cores, np.ones((1, 6)), np.ones((1, 6)))
+    >>> [g.shape for g in gcores]
+    [(1, 2, 2, 1), (1, 3, 3, 1)]
+    """
+    cores, x = _prepared(cores, x, "x", "col_modes")
+    gy = as_array(gy, "gy")
+    rows = math.prod(row_modes(cores))
+    if tuple(gy.shape) != (x.shape[0], rows):
+        raise TTShapeError(
+            f"gy has shape {tuple(gy.shape)}, expected {(int(x.shape[0]), rows)}: one row of M = {rows} entries for each row of x"
+        )
+    *cores, x, gy = common((*cores, x, gy))
+    stages = plan_for(tuple(cores), int(x.shape[0])).stages
+    gx, gcores = chain.matvec_backward(tuple(cores), x, gy, stages)
+    return gx, gcores
+
+
+def matmat(cores: Cores, x: Array) -> Array:
+    """The TT-matrix times the columns of ``x`` (N, B): (M, B)."""
+    cores, x = _prepared(cores, x, "x", "col_modes", axis=0)
+    return chain.matmat(cores, x, plan_for(cores, int(x.shape[1]), columns=True).stages)
+
+
+def _prepared(cores: Sequence[Any], x: Any, name: str, modes: str, axis: int = 1) -> tuple[Cores, Array]:
+    checked = check_cores(cores, 4)
+    x = as_array(x, name)
+    check_same_library((checked[0], x), f"the cores and {name}")
+    length = math.prod(col_modes(checked))
+    expected = f"(batch, {length})" if axis == 1 else f"({length}, batch)"
+    if x.ndim != 2 or x.shape[axis] != length:
+        raise TTShapeError(
+            f"{name} has shape {tuple(x.shape)}, expected {expected}: {modes} {col_modes(checked)} multiply to {length}"
+        )
+    *done, x = common((*checked, x))
+    return tuple(done), x
+
+
+def transposed(cores: Cores) -> Cores:
+    """Cores of the transpose; views."""
+    xp = namespace(*cores)
+    return tuple(xp.permute_dims(g, (0, 2, 1, 3)) for g in cores)
+
+
+def adjoint_cores(cores: Cores) -> Cores:
+    """Cores of the conjugate transpose."""
+    return tuple(conj(g) for g in transposed(cores))
+
+
+def compose(x: Cores, y: Cores) -> Cores:
+    """Cores of the product X @ Y of two TT-matrices; ranks multiply.
+
+    Raises
+    ------
+    TTShapeError
+        If the column modes of X are not the row modes of Y.
+    """
+    if col_modes(x) != row_modes(y):
+        raise TTShapeError(
+            f"the left matrix has col_modes {col_modes(x)}, the right operand modes {row_modes(y)}; they must be equal"
+        )
+    both = common((*x, *y))
+    return products(both[: len(x)], both[len(x) :], _compose_cores)
+
+
+def _compose_cores(g: Array, h: Array) -> Array:
+    xp = namespace(g, h)
+    (r, m, _, t), (s, _, n, u) = g.shape, h.shape
+    product = xp.tensordot(g, h, axes=((2,), (1,)))  # (r, m, r', s, n, s')
+    return xp.reshape(xp.permute_dims(product, (0, 3, 1, 4, 2, 5)), (r * s, m, n, t * u))

@@ -1,0 +1,201 @@
+"""TT-matrices."""
+
+import math
+from typing import Any, Self
+
+import numpy as np
+
+from ttcore import algebra, linear
+from ttcore.arrays import as_array, check_dtype, check_same_library, conj, dtype_name, namespace
+from ttcore.cores import as_four_way, as_three_way
+from ttcore.errors import TTShapeError, TTTypeError, TTValueError
+from ttcore.planner import Plan
+from ttcore.scalars import is_number, kind
+from ttcore.tensor import TTTensor
+from ttcore.train import Train, _short
+from ttcore.typing import Array, Cores
+
+
+class TTMatrix(Train):
+    r"""Matrix of M rows and N columns in the tensor-train format.
+
+    .. math:: W[i, j] = G_1[:, i_1, j_1, :]\, G_2[:, i_2, j_2, :] \cdots G_d[:, i_d, j_d, :]
+
+    with i and j flattened in C order, mode 1 most significant.
+
+    Parameters
+    ----------
+    cores : sequence of d arrays (r_{k-1}, m_k, n_k, r_k)
+        m: row (output) mode, n: column (input) mode; r_0 = r_d = 1. dtypes and libraries as for `TTTensor`.
+
+    Raises
+    ------
+    TTShapeError, TTTypeError
+        If the cores do not fit together.
+
+    Notes
+    -----
+    Immutable. ``W @ x`` takes a dense vector (N,), columns (N, B), a TT-tensor of shape ``col_modes`` or a TT-matrix; ``x @ W`` a
+    dense vector (M,) or rows (B, M). `apply` takes rows (B, N), as a layer does.
+
+    References
+    ----------
+    .. [1] I. V. Oseledets, "Approximation of 2^d x 2^d matrices using tensor decomposition", SIAM J. Matrix Anal. Appl. 31(4),
+       2130-2145, 2010.
+    .. [2] A. Novikov, D. Podoprikhin, A. Osokin, D. Vetrov, "Tensorizing Neural Networks", NIPS 2015, arXiv:1509.06569.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ttcore as tt
+    >>> W = 2 * tt.eye((2, 3))
+    >>> W @ np.arange(6.0)
+    array([ 0.,  2.,  4.,  6.,  8., 10.])
+    """
+
+    __slots__ = ()
+    _core_ndim = 4
+    _from_dense = "matrix_from_dense"
+
+    @property
+    def _flat(self) -> Cores:
+        return as_three_way(self._cores)
+
+    def _like(self, flat: Cores, center: int | None = None) -> Self:
+        return self._made(as_four_way(flat, self.row_modes, self.col_modes), center)
+
+    @property
+    def row_modes(self) -> tuple[int, ...]:
+        """Row (output) mode of each core."""
+        return linear.row_modes(self._cores)
+
+    @property
+    def col_modes(self) -> tuple[int, ...]:
+        """Column (input) mode of each core."""
+        return linear.col_modes(self._cores)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(M, N)``."""
+        return math.prod(self.row_modes), math.prod(self.col_modes)
+
+    @property
+    def _modes(self) -> tuple[Any, ...]:
+        return self.row_modes, self.col_modes
+
+    def _describe_modes(self) -> str:
+        return f"row_modes={_short(self.row_modes)}, col_modes={_short(self.col_modes)}"
+
+    def _expanded(self) -> Array:
+        d = len(self._cores)
+        xp = namespace(*self._cores)
+        pairs = [n for pair in zip(self.row_modes, self.col_modes, strict=True) for n in pair]
+        tensor = xp.reshape(algebra.expand(self._flat), tuple(pairs))
+        return xp.reshape(xp.permute_dims(tensor, (*range(0, 2 * d, 2), *range(1, 2 * d, 2))), self.shape)
+
+    @property
+    def T(self) -> "TTMatrix":  # noqa: N802 — NumPy's name
+        """The transpose."""
+        return self._made(linear.transposed(self._cores), self._center)
+
+    @property
+    def H(self) -> "TTMatrix":  # noqa: N802 — NumPy's name
+        """The conjugate transpose."""
+        return self._made(linear.adjoint_cores(self._cores), self._center)
+
+    # products
+
+    def __matmul__(self, other: Any) -> Any:
+        if isinstance(other, TTMatrix):
+            check_same_library((self._cores[0], other._cores[0]), "the two trains")
+            return self._made(linear.compose(self._cores, other._cores))
+        if isinstance(other, TTTensor):
+            return self._times_tensor(other)
+        x = self._operand(other, "W @ x", "a vector (N,), columns (N, B), a TTTensor or a TTMatrix")
+        xp = namespace(x)
+        if x.ndim == 1:
+            self._check_length(x, 0, self.shape[1], "(N,) or (N, B)", "col_modes", self.col_modes)
+            return xp.reshape(linear.matvec(self._cores, xp.reshape(x, (1, x.shape[0]))), (self.shape[0],))
+        if x.ndim != 2:
+            raise TTShapeError(f"x has shape {tuple(x.shape)}, expected (N,) or (N, B); for rows (B, N) use W.apply(x)")
+        self._check_length(x, 0, self.shape[1], "(N,) or (N, B)", "col_modes", self.col_modes)
+        return linear.matmat(self._cores, x)
+
+    def _times_tensor(self, x: TTTensor) -> TTTensor:
+        check_same_library((self._cores[0], x.cores[0]), "the two trains")
+        xp = namespace(*x.cores)
+        columns = tuple(xp.reshape(g, (g.shape[0], g.shape[1], 1, g.shape[2])) for g in x.cores)
+        return TTTensor._made(as_three_way(linear.compose(self._cores, columns)))
+
+    def __rmatmul__(self, other: Any) -> Any:
+        x = self._operand(other, "x @ W", "a vector (M,) or rows (B, M)")
+        if x.ndim not in {1, 2}:
+            raise TTShapeError(f"x has shape {tuple(x.shape)}, expected (M,) or (B, M) with M = {self.shape[0]}")
+        return self.T.apply(x)
+
+    def apply(self, x: Any) -> Array:
+        """``x @ W.T``: rows (B, N) -> (B, M), as a layer sees them; leading axes (..., N) -> (..., M) too.
+
+        Raises
+        ------
+        TTShapeError, TTTypeError
+            If the last axis is not N long.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import ttcore as tt
+        >>> tt.eye((2, 2)).apply(np.ones((3, 4))).shape
+        (3, 4)
+        """
+        x = self._operand(x, "W.apply(x)", "rows (B, N)")
+        self._check_length(x, -1, self.shape[1], "(B, N)", "col_modes", self.col_modes)
+        xp = namespace(x)
+        rows = xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+        return xp.reshape(linear.matvec(self._cores, rows), (*x.shape[:-1], self.shape[0]))
+
+    def matvec(self, x: Any) -> Any:
+        """``W @ x``."""
+        return self @ x
+
+    def rmatvec(self, y: Any) -> Any:
+        """``W.H @ y``."""
+        return self.H @ y
+
+    def plan(self, *, batch: int = 1, dtype: Any = None) -> Plan:
+        """How ``apply`` contracts a batch of this size; print it.
+
+        Parameters
+        ----------
+        batch : int
+            Number of rows. The order of contraction depends on it rounded up to a power of two.
+        dtype : dtype, optional
+            Of the computation; default: that of the cores.
+
+        Examples
+        --------
+        >>> import ttcore as tt
+        >>> W = tt.random_matrix((4, 4), (4, 7), 3, rng=0)
+        >>> W.plan(batch=100).dense_flops
+        89600
+        """
+        if not isinstance(batch, int | np.integer) or isinstance(batch, bool) or batch < 0:
+            raise TTValueError(f"batch={batch!r} must be an int >= 0: the number of rows")
+        name = dtype_name(self.dtype) if dtype is None else check_dtype(dtype).name
+        return linear.plan_for(self._cores, int(batch), dtype=name)
+
+    def _operand(self, x: Any, what: str, expected: str) -> Array:
+        if is_number(x):
+            raise TTTypeError(f"{what}: x is {kind(x)}, expected {expected}; multiply by a number with *")
+        if isinstance(x, Train):
+            raise TTTypeError(f"{what}: x is {kind(x)}, expected {expected}")
+        return as_array(x, "x")
+
+    def _check_length(
+        self, x: Array, axis: int, length: int, expected: str, name: str, modes: tuple[int, ...]
+    ) -> None:
+        if x.ndim == 0 or x.shape[axis] != length:
+            letter = "N" if "N" in expected else "M"
+            raise TTShapeError(
+                f"x has shape {tuple(x.shape)}, expected {expected} with {letter} = {length}: {name} {_short(modes)} multiply to {length}"
+            )

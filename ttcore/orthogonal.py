@@ -1,0 +1,117 @@
+"""Orthogonalisation and norms of trains, on three-way cores (r, n, r').
+
+Source: I. V. Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 33(5), 2295-2317, 2011.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ttcore.arrays import adjoint, astype, default_device_like, dtype_name, largest, namespace
+from ttcore.factorisations import qr, triangle
+from ttcore.kernels.dispatch import tsqr
+from ttcore.scaling import absorb, unit, unit_cores
+from ttcore.typing import Array, Cores
+
+#: A tall or square matrix A in, R with R^H R = A^H A out.
+Factor = Callable[[Array], Array]
+
+
+class Norm(NamedTuple):
+    """``value * 2**exponent``: a norm that may lie beyond the range of a float."""
+
+    value: float
+    exponent: int
+
+
+def by_gram(tolerance: float) -> Factor:
+    """The factor R from Gram matrices that measure tails of singular values down to ``tolerance``."""
+
+    def factor(a: Array) -> Array:
+        fine = tolerance < tsqr.plain_gram_floor(int(a.shape[1]), 2.0**-53)
+        return astype(tsqr.r_factor(a, tsqr.gram(a), fine=fine), dtype_name(a.dtype))
+
+    return factor
+
+
+def norm(cores: Cores, center: int | None = None) -> Norm:
+    """Frobenius norm, by orthogonalisation: accurate to u times the size of the representation.
+
+    Parameters
+    ----------
+    cores : tuple of arrays (r, n, r')
+    center : int, optional
+        The orthogonality centre where one is known: then its core alone is read.
+    """
+    pairs = [unit(core) for core in (cores if center is None else cores[center : center + 1])]
+    exponent = sum(shift for _, shift in pairs)
+    if center is not None:
+        core = pairs[0][0]
+        return Norm(float(namespace(core).linalg.vector_norm(core)), exponent)
+    root, shift = right_factors([core for core, _ in pairs], triangle, stop=0)[0]
+    return Norm(largest(root), exponent + shift)
+
+
+def right_factors(
+    cores: Sequence[Array], factor: Factor, *, stop: int = 1, orthogonal_from: int | None = None
+) -> dict[int, tuple[Array, int]]:
+    """For each bond k >= stop, left of core k: (R, e), such that 2**e R has the Gram matrix of the rows right of it.
+
+    Cores from ``orthogonal_from`` on are right-orthogonal: there R is the identity. Bond d, right of everything, has R = 1.
+    """
+    xp = namespace(*cores)
+    d = len(cores)
+    place = {"dtype": cores[0].dtype, **default_device_like(cores[0])}
+    found = {d: (xp.eye(1, **place), 0)}
+    for k in range(d - 1, stop - 1, -1):
+        r, n, s = cores[k].shape
+        if orthogonal_from is not None and k >= orthogonal_from:
+            found[k] = xp.eye(r, **place), 0
+            continue
+        right, exponent = found[k + 1]
+        rows = xp.reshape(cores[k], (r * n, s)) @ adjoint(right)
+        small, shift = unit(factor(adjoint(xp.reshape(rows, (r, n * right.shape[0])))))
+        found[k] = small, exponent + shift
+    return found
+
+
+def times_left(t: Array, core: Array) -> Array:
+    """Matrix t (q, r) times a core (r, n, r'): (q, n, r')."""
+    xp = namespace(core)
+    r, n, s = core.shape
+    return xp.reshape(t @ xp.reshape(core, (r, n * s)), (t.shape[0], n, s))
+
+
+def times_right(core: Array, t: Array) -> Array:
+    """A core (r, n, r') times a matrix t (r', q): (r, n, q)."""
+    xp = namespace(core)
+    r, n, s = core.shape
+    return xp.reshape(xp.reshape(core, (r * n, s)) @ t, (r, n, t.shape[1]))
+
+
+def orthogonalize(cores: Cores, center: int) -> tuple[Cores, int | None]:
+    """The same train, left-orthogonal before core ``center`` and right-orthogonal after it.
+
+    Returns the cores and the centre, or None for it where the norm is too far out of range for one core. Ranks shrink to what the
+    modes can use. Cost O(d n r^3).
+    """
+    xp = namespace(*cores)
+    work, exponent = unit_cores(cores)
+    for k in range(center):
+        r, n, s = work[k].shape
+        q, t = qr(xp.reshape(work[k], (r * n, s)))
+        work[k] = xp.reshape(q, (r, n, q.shape[1]))
+        work[k + 1], shift = unit(times_left(t, work[k + 1]))
+        exponent += shift
+    for k in range(len(work) - 1, center, -1):
+        r, n, s = work[k].shape
+        q, t = qr(adjoint(xp.reshape(work[k], (r, n * s))))
+        work[k] = xp.reshape(adjoint(q), (q.shape[1], n, s))
+        work[k - 1], shift = unit(times_right(work[k - 1], adjoint(t)))
+        exponent += shift
+    return absorb(work, exponent, center)
+
+
+def reversed_cores(cores: Sequence[Array]) -> Cores:
+    """The train with its modes in the opposite order."""
+    xp = namespace(*cores)
+    return tuple(xp.permute_dims(core, (2, 1, 0)) for core in reversed(cores))

@@ -1,0 +1,153 @@
+"""Rounding of trains: the same tensor to a given accuracy with smaller ranks, on three-way cores (r, n, r').
+
+A train is rounded from the left. Before a bond is cut, the cores on its left are orthonormal, and the part on its right enters through a small
+matrix R alone, R^H R being the Gram matrix of its rows: the best truncation of M R^H is the best one of the whole
+unfolding. The methods differ in how they come by R.
+
+Sources: I. V. Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 33(5), 2011; H. Al Daas, G. Ballard, L. Manning,
+Parallel Tensor Train Rounding using Gram SVD, IPDPS 2022.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ttcore.arrays import adjoint, namespace
+from ttcore.cores import ranks_of
+from ttcore.errors import TTValueError
+from ttcore.factorisations import svd, triangle
+from ttcore.orthogonal import Factor, by_gram, norm, reversed_cores, right_factors, times_left
+from ttcore.scaling import absorb, ldexp, unit, unit_cores
+from ttcore.sketching import sketch
+from ttcore.truncation import Info, check_eps, check_max_rank, choose_rank, per_bond
+from ttcore.typing import RNG, Array, Cores
+
+METHODS = ("svd", "gram", "randomized")
+OVERSAMPLING = 10
+CONFIDENCE = 3.0  # times the estimated error of a sketch must fit the budget
+
+
+def round_cores(
+    cores: Cores,
+    *,
+    eps: float | None = None,
+    max_rank: int | Sequence[int] | None = None,
+    atol: float = 0.0,
+    method: str = "svd",
+    rng: RNG = None,
+    center: int | None = None,
+) -> tuple[Cores, Info, int | None]:
+    r"""A train of smaller ranks close to the given one.
+
+    Parameters
+    ----------
+    cores : tuple of arrays (r, n, r')
+    eps : float, optional
+        Relative Frobenius error; None removes only what is below machine precision.
+    max_rank : int or sequence of int, optional
+        Cap for all bonds, or one per bond; may break ``eps``.
+    atol : float
+        Absolute error that may be made in any case: the budget is max(eps ‖x‖, atol).
+    method : {'svd', 'gram', 'randomized'}
+        Householder QR; Gram matrices (two per core where one cannot see ``eps``); a random sketch whose size doubles until independent
+        probes find the error small enough.
+    rng : seed or Generator
+        For 'randomized'.
+    center : int, optional
+        The orthogonality centre of ``cores`` where one is known; saves work.
+
+    Returns
+    -------
+    cores : tuple of arrays (r, n, r')
+    info : Info
+    center : int or None
+        Orthogonality centre of the result; None where its norm is too far out of range for one core.
+
+    Raises
+    ------
+    TTValueError, TTTypeError, TTShapeError
+        For an unusable option, or NaN or Inf in a core.
+
+    Notes
+    -----
+    :math:`\|x - y\| \le \max(\epsilon\|x\|, \mathrm{atol}) + c\sqrt d\,u\,S`, S being the size of the representation
+    (:math:`\sum_i |c_i|\,\|a_i\|` for a sum): cancellation cannot be undone. For 'randomized' this holds with high probability.
+    Cost O(d n r^3).
+    """
+    eps, atol = check_eps(eps), check_eps(atol, "atol")
+    caps = check_max_rank(max_rank, len(cores))
+    if method not in METHODS:
+        raise TTValueError(f"method={method!r} is unknown; choose {', '.join(map(repr, METHODS[:-1]))} or {METHODS[-1]!r}")
+    if method == "randomized":
+        return _round_by_sketch(cores, eps, caps, atol, rng)
+    factor = triangle if method == "svd" else by_gram(per_bond(eps, len(cores), cores[0]))
+    return _truncate(cores, eps, caps, atol, factor, center, method)
+
+
+def _truncate(
+    cores: Cores, eps: float, caps: tuple[float, ...], atol: float, factor: Factor, center: int | None, method: str
+) -> tuple[Cores, Info, int | None]:
+    xp = namespace(*cores)
+    d = len(cores)
+    if center is not None and 2 * center >= d:
+        return _truncate_reversed(cores, eps, caps, atol, factor, center, method)
+    loose = d if center is None else center + 1  # cores from here on are orthonormal: left as they are
+    scaled, exponent = unit_cores(cores[:loose])
+    scaled += cores[loose:]
+    right = right_factors(scaled, factor, orthogonal_from=loose)
+    done: list[Array] = []
+    lost: list[tuple[float, int]] = []
+    left = scaled[0]
+    size, origin, budget = 0.0, 0, 0.0  # norm = size * 2**origin
+    for k in range(d - 1):
+        r, n, s = left.shape
+        rows = xp.reshape(left, (r * n, s))
+        root, shift = right[k + 1]
+        u, values, _ = svd(rows @ adjoint(root), f"the unfolding at bond {k}")
+        if k == 0:
+            size, origin = float(xp.linalg.vector_norm(values)), exponent + shift
+            budget = max(per_bond(eps, d, left) * size, ldexp(atol / math.sqrt(d - 1), -origin))
+        now = exponent + shift
+        rank, tail = choose_rank(values, ldexp(budget, origin - now), caps[k])
+        lost.append((tail, now))
+        u = u[:, :rank]
+        done.append(xp.reshape(u, (r, n, rank)))
+        left, step = unit(times_left(adjoint(u) @ rows, scaled[k + 1]))
+        exponent += step
+    rounded, new_center = absorb([*done, left], exponent, d - 1)
+    error = math.hypot(*(ldexp(tail, now - origin) for tail, now in lost)) / size if size else 0.0
+    discarded = tuple(ldexp(tail, now) for tail, now in lost)
+    return rounded, Info(error, "measured", ranks_of(rounded), discarded, method), new_center
+
+
+def _truncate_reversed(
+    cores: Cores, eps: float, caps: tuple[float, ...], atol: float, factor: Factor, center: int, method: str
+) -> tuple[Cores, Info, int | None]:
+    """As ``_truncate`` from the other end, from where more of the cores are known to be orthonormal."""
+    last = len(cores) - 1
+    turned, info, new = _truncate(reversed_cores(cores), eps, caps[::-1], atol, factor, last - center, method)
+    info = Info(info.error, info.error_kind, info.ranks[::-1], info.discarded[::-1], method)
+    return reversed_cores(turned), info, None if new is None else last - new
+
+
+def _round_by_sketch(
+    cores: Cores, eps: float, caps: tuple[float, ...], atol: float, rng: RNG
+) -> tuple[Cores, Info, int | None]:
+    """Half of the squared budget for the sketch, the rest for the truncation of what it found."""
+    generator = np.random.default_rng(rng)
+    scaled, exponent = unit_cores(cores)
+    enough = min(max(ranks_of(cores)), max(caps, default=1) + OVERSAMPLING)
+    size = int(min(16, enough))
+    while True:
+        found, shift, missed = sketch(scaled, size, generator)
+        value, own = norm(tuple(found), len(found) - 1)
+        absolute = ldexp(atol / value, -(own + shift + exponent)) if value else math.inf
+        if size >= enough or CONFIDENCE * missed <= max(eps, absolute) * math.sqrt(0.5):
+            break
+        size = int(min(2 * size, enough))
+    share = math.sqrt(0.5) if missed else 1.0
+    sketched, center = absorb(found, shift + exponent, len(found) - 1)
+    rounded, info, new = _truncate(sketched, share * eps, caps, share * atol, triangle, center, "randomized")
+    kind = "estimate" if missed else "measured"
+    return rounded, Info(math.hypot(info.error, missed), kind, info.ranks, info.discarded, "randomized"), new

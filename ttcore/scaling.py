@@ -1,0 +1,84 @@
+"""Exact powers of two: how sweeps over thousands of cores stay in range.
+
+A sweep carries an array of unit size and a Python int, ``array * 2**exponent``. Multiplying by a power of two
+is exact, so scaling changes no result beyond range.
+"""
+
+import math
+from typing import Any
+
+from ttcore.arrays import dtype_name, largest
+from ttcore.errors import TTValueError
+from ttcore.typing import Array, Cores
+
+
+def reach(x: Array) -> int:
+    """Exponent up to which entries of the dtype, and their inverses, stay normal numbers."""
+    return 120 if dtype_name(x.dtype) in {"float32", "complex64"} else 1000
+
+
+def shifted(x: Array, exponent: int) -> Array:
+    """``x * 2**exponent``, exact but for overflow and underflow."""
+    limit = reach(x)
+    while exponent:
+        step = max(-limit, min(limit, exponent))
+        x = x * 2.0**step
+        exponent -= step
+    return x
+
+
+def unit(x: Array) -> tuple[Array, int]:
+    """``(y, e)`` with ``x == y * 2**e`` and the largest entry of y in [1/2, 1); a zero or non-finite x as it is."""
+    size = largest(x)
+    exponent = math.frexp(size)[1] if math.isfinite(size) else 0
+    return shifted(x, -exponent), exponent
+
+
+def unit_cores(cores: Cores) -> tuple[list[Array], int]:
+    """Every core brought to unit size, and the sum of the exponents.
+
+    Raises
+    ------
+    TTValueError
+        If a core holds NaN or Inf, naming it.
+    """
+    scaled, total = [], 0
+    for k, core in enumerate(cores):
+        size = largest(core)
+        if not math.isfinite(size):
+            raise TTValueError(f"core {k} holds NaN or Inf; a decomposition needs finite entries: mend or mask them first")
+        exponent = math.frexp(size)[1]
+        scaled.append(shifted(core, -exponent))
+        total += exponent
+    return scaled, total
+
+
+def absorb(cores: list[Array], exponent: int, center: int | None) -> tuple[Cores, int | None]:
+    """The train ``cores * 2**exponent``, and its orthogonality centre if it still has one.
+
+    The power goes into the core ``center`` (core 0 where none is known) as long as its entries stay well inside the range, and
+    is spread evenly over all cores otherwise; then no core but those of a zero exponent keeps orthonormal rows or
+    columns, and the centre is None.
+    """
+    at = 0 if center is None else center
+    room = reach(cores[at]) - 20
+    if abs(exponent) <= room and abs(math.frexp(largest(cores[at]))[1] + exponent) <= room:
+        cores[at] = shifted(cores[at], exponent)
+        return tuple(cores), center
+    share, rest = divmod(exponent, len(cores))
+    return tuple(shifted(core, share + (k < rest)) for k, core in enumerate(cores)), None
+
+
+def ldexp(value: Any, exponent: int) -> Any:
+    """``value * 2**exponent`` for a Python float or complex; Inf beyond range, without an error."""
+    if isinstance(value, complex):
+        return complex(ldexp(value.real, exponent), ldexp(value.imag, exponent))
+    try:
+        return math.ldexp(value, exponent)
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+def log_of(value: float, exponent: int) -> float:
+    """Natural logarithm of ``value * 2**exponent``; -inf for zero."""
+    return math.log(value) + exponent * math.log(2.0) if value else -math.inf

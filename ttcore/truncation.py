@@ -1,0 +1,114 @@
+"""How much an approximation may discard, which rank that allows, and the report of what was done."""
+
+import math
+import numbers
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ttcore.arrays import host, rounding_unit
+from ttcore.errors import TTShapeError, TTTypeError, TTValueError
+from ttcore.typing import Array
+
+#: what ``eps=None`` discards per bond, in units of the roundoff: just above the noise of a factorisation
+PRECISION = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What an approximation did, returned with ``full_output=True``.
+
+    Attributes
+    ----------
+    error : float
+        Frobenius norm of the difference, relative to the norm of what was approximated.
+    error_kind : {'measured', 'bound', 'estimate'}
+        'measured': equal to the error up to rounding; 'bound': not smaller than it; 'estimate': a random
+        sketch's value, right with high probability.
+    ranks : tuple of int
+        The d + 1 ranks of the result.
+    discarded : tuple of float
+        Frobenius norm of what was discarded at each of the d - 1 bonds, on the scale of the data (inf or 0 beyond range).
+    method : str
+        The algorithm that ran.
+    """
+
+    error: float
+    error_kind: str
+    ranks: tuple[int, ...]
+    discarded: tuple[float, ...]
+    method: str
+
+
+def check_eps(eps: Any, name: str = "eps") -> float:
+    """``eps`` as a float >= 0; None becomes 0.
+
+    Raises
+    ------
+    TTTypeError, TTValueError
+        If it is no real number, negative or NaN.
+    """
+    if eps is None:
+        return 0.0
+    if not isinstance(eps, numbers.Real) or isinstance(eps, bool):
+        raise TTTypeError(f"{name}={eps!r} is no real number; give a number such as {name}=1e-6")
+    value = float(eps)
+    if not 0.0 <= value < math.inf:
+        raise TTValueError(f"{name}={value} must be a finite number >= 0, such as {name}=1e-6")
+    return value
+
+
+def check_max_rank(max_rank: Any, d: int) -> tuple[float, ...]:
+    """``max_rank`` (None, an int, or one int per bond) as d - 1 caps, inf where there is none.
+
+    Raises
+    ------
+    TTTypeError, TTValueError, TTShapeError
+        If it is something else, below 1, or of another length than d - 1.
+    """
+    if max_rank is None:
+        return (math.inf,) * (d - 1)
+    try:
+        caps = (operator.index(max_rank),) * (d - 1)
+        smallest = operator.index(max_rank)
+    except TypeError:
+        try:
+            caps = tuple(operator.index(r) for r in max_rank)
+        except TypeError as error:
+            raise TTTypeError(f"max_rank={max_rank!r} is no int or sequence of ints, one per bond") from error
+        if len(caps) != d - 1:
+            raise TTShapeError(
+                f"max_rank has {len(caps)} entries, but {d} cores have {d - 1} bonds; give one int, or one per bond"
+            ) from None
+        smallest = min(caps, default=1)
+    if smallest < 1:
+        raise TTValueError(f"max_rank={max_rank} allows a rank below 1; ranks are at least 1")
+    return caps
+
+
+def per_bond(eps: float, d: int, like: Array) -> float:
+    """Relative tail that one of d - 1 bonds may discard: their squares sum to eps**2, or to what precision cannot see."""
+    return max(eps / math.sqrt(max(d - 1, 1)), PRECISION * rounding_unit(like))
+
+
+def choose_rank(singular_values: Array, budget: float, cap: float) -> tuple[int, float]:
+    """Smallest rank >= 1 whose discarded tail has norm <= ``budget``, but at most ``cap``; and the norm of that tail.
+
+    Parameters
+    ----------
+    singular_values : (k,) array
+        Descending.
+    """
+    squares = np.asarray(host(singular_values), dtype=np.float64) ** 2
+    tails = np.append(np.cumsum(squares[::-1])[::-1], 0.0)  # tails[r]: what rank r discards
+    allowed = np.flatnonzero(np.sqrt(tails[1:]) <= budget)
+    rank = int(min(allowed[0] + 1 if allowed.size else squares.size, cap))
+    return rank, math.sqrt(tails[rank])
+
+
+def total(discarded: Sequence[float]) -> float:
+    """Norm of a sum of orthogonal errors."""
+    return math.hypot(*discarded)
