@@ -67,6 +67,11 @@ def test_modes_of_layers_known_from_papers_and_of_awkward_ones(shape, modes):
     assert auto_matrix_modes(*shape) == modes
 
 
+def test_the_most_even_split_wins_then_the_longer_one():
+    assert auto_modes(512) == (8, 8, 8)  # not (8, 4, 4, 4)
+    assert auto_modes(64) == (4, 4, 4)  # not (8, 8)
+
+
 @pytest.mark.parametrize("call", [prime_factors, auto_modes, lambda n: auto_matrix_modes(4, n)])
 def test_numbers_below_one_are_refused(call):
     with pytest.raises(TTValueError, match="cannot factorise 0; expected an integer of at least 1"):

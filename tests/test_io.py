@@ -200,6 +200,15 @@ def test_every_altered_byte_is_a_format_error_or_without_effect(saved, tmp_path)
     assert refused > len(whole) // 10
 
 
+def test_a_header_altered_to_ask_for_less_is_damage(tmp_path):
+    save_npz(tmp_path / "x", {"t": tensor((3000, 4), rank=2)})  # more than zipfile reads ahead
+    whole = (tmp_path / "x").read_bytes()
+    assert whole.count(b"(1, 3000, 2)") == 1
+    (tmp_path / "x").write_bytes(whole.replace(b"(1, 3000, 2)", b"(1, 1000, 2)"))
+    with pytest.raises(TTFormatError, match=r"'t\.0' is damaged.*CRC"):
+        load_npz(tmp_path / "x")
+
+
 def archive(path, header, **arrays):
     text = header if isinstance(header, str) else json.dumps(header)
     np.savez(path, ttcore=np.array(text), **arrays)

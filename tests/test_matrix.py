@@ -212,7 +212,7 @@ def test_products_of_mixed_dtypes_promote(dtype, x_dtype):
     assert_within(y, dense_matrix(W) @ x.T, coarse * (magnitude(W) @ np.abs(x.T)))
     train = tt.ones(W.col_modes).astype(x_dtype)
     assert (W @ train).dtype == expected
-    assert (W.T @ W.astype(x_dtype)).dtype == expected
+    assert (W.T @ a_matrix(x_dtype)).dtype == expected
 
 
 def test_integer_vectors_become_float64():

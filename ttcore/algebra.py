@@ -11,7 +11,7 @@ from functools import reduce
 from typing import Any
 
 from ttcore.arrays import astype, common, conj, default_device_like, dtype_name, is_complex, largest, namespace
-from ttcore.errors import TTIndexError, TTShapeError, TTTypeError
+from ttcore.errors import TTIndexError, TTShapeError, TTTypeError, TTValueError
 from ttcore.orthogonal import Norm, norm, times_left, times_right
 from ttcore.scaling import absorb, ldexp, log_of, reach, unit
 from ttcore.typing import Array, Cores
@@ -106,7 +106,9 @@ def scale(x: Cores, c: Any, center: int | None = None, *, divide: bool = False) 
     grows = -exponent if divide else exponent
     room = reach(x[at])
     cores = list(x)
-    if abs(grows) >= room or abs(grows + math.frexp(largest(x[at]))[1]) >= room:
+    if not math.isfinite(size) or size == 0:
+        grows = 0
+    elif len(x) > 1 and (abs(grows) >= room or abs(grows + math.frexp(largest(x[at]))[1]) >= room):
         half = exponent // 2  # in two steps: 2**-exponent alone may be out of range
         c = (c * 2.0**-half) * 2.0 ** (half - exponent)
     else:
@@ -274,7 +276,7 @@ def check_axes(axis: Any, d: int) -> tuple[int, ...]:
 
     Raises
     ------
-    TTIndexError, TTTypeError
+    TTIndexError, TTValueError, TTTypeError
         If an axis is out of range, named twice, or no int.
     """
     if axis is None:
@@ -288,7 +290,7 @@ def check_axes(axis: Any, d: int) -> tuple[int, ...]:
             raise TTIndexError(f"axis {a} is out of range for {d} modes; expected {-d}..{d - 1}")
     found = sorted(a % d for a in axes)
     if len(set(found)) < len(found):
-        raise TTIndexError(f"axis={axis} names an axis twice")
+        raise TTValueError(f"axis={axis} names axis {next(a for a in found if found.count(a) > 1)} twice; name each once")
     return tuple(found)
 
 

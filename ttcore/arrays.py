@@ -4,6 +4,7 @@ Everything that differs between array libraries stands here; the other modules s
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -91,7 +92,8 @@ def as_array(value: Any, what: str) -> Array:
         raise TTTypeError(f"{what} is a masked array, whose mask would be lost; fill it first with .filled(…)")
     if isinstance(value, np.ndarray) or not array_api_compat.is_array_api_obj(value):
         value = _numpy_array(value, what)
-        dtype = np.dtype(compute_dtype(value.dtype.name, what))
+        name = value.dtype.name if value.dtype.kind in "biufc" else str(value.dtype)
+        dtype = np.dtype(compute_dtype(name, what))
         return np.asarray(value, dtype=dtype)  # also makes byte-swapped data native
     return astype(value, compute_dtype(dtype_name(value.dtype), what))
 
@@ -111,6 +113,13 @@ def astype(x: Array, name: str) -> Array:
         return x
     xp = namespace(x)
     return xp.astype(x, getattr(xp, name))
+
+
+def in_double(x: Array) -> Array:
+    """The array in double precision, or in JAX's single precision where that library has been told to have no other."""
+    if array_api_compat.is_jax_array(x) and not sys.modules["jax"].config.jax_enable_x64:
+        return x
+    return astype(x, "complex128" if is_complex(x) else "float64")
 
 
 def is_complex(x: Array) -> bool:

@@ -8,9 +8,10 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ttcore.errors import TTError, TTFormatError, TTShapeError, TTTypeError, TTValueError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ttcore.io.source import ArrayEntry
     from ttcore.matrix import TTMatrix
     from ttcore.tensor import TTTensor
+    from ttcore.truncation import Info
 
     Modes = tuple[int, ...]
 
@@ -258,7 +260,7 @@ def _choose(
     return [entries[name] for name in names if name not in unusable]
 
 
-def _decompose(entry: "ArrayEntry", args: argparse.Namespace) -> "tuple[TTTensor | TTMatrix, Any]":
+def _decompose(entry: "ArrayEntry", args: argparse.Namespace) -> "tuple[TTTensor | TTMatrix, Info]":
     """Turn one array into the train that the options ask for."""
     import ttcore as tt
     from ttcore.factorise import auto_matrix_modes, auto_modes
@@ -274,11 +276,12 @@ def _decompose(entry: "ArrayEntry", args: argparse.Namespace) -> "tuple[TTTensor
             f"{entry.shape} and {prod(entry.shape)} numbers; choose modes whose product is that"
         )
     array = entry.load()
-    options: dict[str, Any] = {"eps": args.eps, "max_rank": args.max_rank, "full_output": True}
+    eps, cap = args.eps, args.max_rank
     try:
         if rows:
-            return tt.matrix_from_dense(array, rows, cols, **options)
-        return tt.from_dense(array.reshape(modes or entry.shape), **options)
+            return tt.matrix_from_dense(array, rows, cols, eps=eps, max_rank=cap, full_output=True)
+        array = array.reshape(modes or entry.shape)
+        return tt.from_dense(array, eps=eps, max_rank=cap, full_output=True)
     except TTError as error:
         raise type(error)(f"{entry.name!r} with shape {entry.shape}: {error}") from error
 
@@ -286,22 +289,20 @@ def _decompose(entry: "ArrayEntry", args: argparse.Namespace) -> "tuple[TTTensor
 @contextlib.contextmanager
 def _progress_bar(total: int, wanted: bool | None) -> Iterator[Callable[[int], object]]:
     """Show bytes done of ``total``; yields the function that advances the bar."""
-    if not (sys.stderr.isatty() if wanted is None else wanted):
+    shown = sys.stderr.isatty() if wanted is None else wanted
+    if wanted and find_spec("tqdm") is None:
+        _note('no progress bar without tqdm; pip install "ttcore[cli]"')
+    if not shown or find_spec("tqdm") is None:
         yield lambda _: None
         return
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError:
-        if wanted:
-            _note('no progress bar without tqdm; pip install "ttcore[cli]"')
-        yield lambda _: None
-        return
+    from tqdm import tqdm
+
     with tqdm(total=total, unit="B", unit_scale=True, file=sys.stderr) as bar:
         yield bar.update
 
 
 def _compress_report(
-    entry: "ArrayEntry", train: "TTTensor | TTMatrix", info: Any, args: argparse.Namespace
+    entry: "ArrayEntry", train: "TTTensor | TTMatrix", info: "Info", args: argparse.Namespace
 ) -> str:
     asked = "machine precision" if args.eps is None else f"{args.eps:.3g}"
     if args.max_rank is not None:
@@ -349,15 +350,14 @@ def _kind(train: "TTTensor | TTMatrix") -> str:
 
 def _describe(train: "TTTensor | TTMatrix") -> list[str]:
     """Lines on modes, ranks and size, indented under a heading."""
-    if hasattr(train, "row_modes"):
-        lines = [
-            f"  row modes    {_join(train.row_modes)}",
-            f"  column modes {_join(train.col_modes)}",
-        ]
+    from ttcore.matrix import TTMatrix
+
+    if isinstance(train, TTMatrix):
+        modes = f"  row modes    {_join(train.row_modes)}\n  column modes {_join(train.col_modes)}"
     else:
-        lines = [f"  modes        {_join(train.shape)}"]
+        modes = f"  modes        {_join(train.shape)}"
     return [
-        *lines,
+        modes,
         f"  ranks        {_join(train.ranks)}",
         f"  numbers      {train.num_params:,} for {train.size:,}: compression "
         f"{train.compression:,.4g}",

@@ -38,9 +38,15 @@ def check_cores(cores: Iterable[Any], ndim: int) -> Cores:
     for k, core in enumerate(arrays):
         shape = tuple(core.shape)
         if len(shape) != ndim:
-            raise TTShapeError(f"core {k} has shape {shape}, expected {ndim} axes {layout}")
+            other = {(3, 4): "; four-way cores make a TTMatrix", (4, 3): "; three-way cores make a TTTensor"}
+            raise TTShapeError(
+                f"core {k} has shape {shape}, expected {ndim} axes {layout}{other.get((ndim, len(shape)), '')}"
+            )
         if 0 in shape:
-            raise TTShapeError(f"core {k} has shape {shape}; ranks and modes must be at least 1")
+            what = "rank 0" if 0 in {shape[0], shape[-1]} else "an empty mode"
+            raise TTShapeError(
+                f"core {k} has shape {shape} with {what}; ranks and modes are at least 1: zero is a train of ranks 1 (tt.zeros)"
+            )
         if shape[0] != rank:
             raise TTShapeError(
                 f"core {k} has left rank {shape[0]}, but core {k - 1} has right rank {rank}; neighbouring ranks must be equal"
@@ -50,7 +56,8 @@ def check_cores(cores: Iterable[Any], ndim: int) -> Cores:
         rank = shape[-1]
     if rank != 1:
         raise TTShapeError(
-            f"the last core has right rank {rank}, expected 1; sum over the outer rank or absorb it first"
+            f"the last core, core {len(arrays) - 1}, has right rank {rank}, expected 1; "
+            "sum over the outer rank or absorb it first"
         )
     return common(arrays)
 
@@ -100,7 +107,7 @@ def check_modes(modes: Any, name: str) -> tuple[int, ...]:
         except TypeError as error:
             raise TTTypeError(f"{name}={modes!r} is no int or sequence of ints") from error
     if not checked:
-        raise TTShapeError(f"{name} is empty; a train has at least one mode")
+        raise TTShapeError(f"{name}=() is empty; a train has at least one mode")
     if min(checked) < 1:
         raise TTShapeError(f"{name}={checked} has a mode below 1; every mode must be at least 1")
     return checked

@@ -12,8 +12,7 @@ import numpy as np
 
 from ttcore.arrays import adjoint, astype, dtype_name, host, largest, namespace, rounding_unit
 from ttcore.cores import ranks_of
-from ttcore.errors import TTValueError
-from ttcore.factorisations import svd
+from ttcore.factorisations import check_finite, svd
 from ttcore.kernels.dispatch import tsqr
 from ttcore.scaling import absorb, ldexp, reach, unit
 from ttcore.truncation import Info, check_eps, check_max_rank, choose_rank, per_bond
@@ -21,9 +20,6 @@ from ttcore.typing import Array, Cores
 
 MERGED = 64  # columns up to which trailing modes are merged: wide enough to compute at speed
 TALL = 4  # rows per column from which a matrix is worth a pass for its Gram matrix
-_NOT_FINITE = "a holds NaN or Inf; a decomposition needs finite entries: mend or mask them first"
-
-
 def tt_svd(
     a: Array, *, eps: float | None = None, max_rank: int | Sequence[int] | None = None
 ) -> tuple[Cores, Info, int | None]:
@@ -60,6 +56,8 @@ def tt_svd(
         a, found = sweep.cut_tall(xp.reshape(a, (math.prod(modes[:kept]), -1)), modes[kept:], rank)
         cores = [*found, *cores]
         modes, rank = modes[:kept], int(found[0].shape[0])
+    if a.ndim == 1:  # no factorisation makes this core ours
+        a = xp.asarray(a, copy=True)
     a, found = sweep.cut_rest(xp.reshape(a, (modes[0], -1)), modes[1:], rank)
     cores = [xp.reshape(a, (1, modes[0], -1)), *found, *cores]
     done, center = absorb(cores, sweep.exponent, 0)
@@ -120,8 +118,7 @@ class _Sweep:
     def cut_rest(self, a: Array, modes: Sequence[int], rank: int) -> tuple[Array, list[Array]]:
         """Cut ``modes`` off a matrix (n, prod(modes) * rank) of any proportions, by SVD."""
         if self.norm is None:
-            if not math.isfinite(largest(a)):
-                raise TTValueError(_NOT_FINITE)
+            check_finite(self.like, "a")
             a, self.exponent = unit(a)
         left, cores, lost = self._cut(a, modes, rank, 0)
         self.square += sum(x**2 for x in lost)
@@ -153,7 +150,7 @@ class _Sweep:
             return 1.0
         size = max((largest(a[i:j, :]) for i, j in tsqr.blocks(a)), key=lambda x: (x != x, x))
         if not math.isfinite(size):
-            raise TTValueError(_NOT_FINITE)
+            check_finite(self.like, "a")
         limit = reach(a)
         self.exponent = max(-limit, min(limit, math.frexp(size)[1]))
         return 2.0**-self.exponent

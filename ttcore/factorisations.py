@@ -17,6 +17,19 @@ from ttcore.typing import Array
 _FAILURES = (np.linalg.LinAlgError, ValueError, RuntimeError)
 
 
+def check_finite(x: Array, what: str) -> None:
+    """Raise TTValueError, naming the first bad entry, unless all entries are finite."""
+    if math.isfinite(largest(x)):
+        return
+    xp = namespace(x)
+    flat = xp.reshape(xp.isfinite(x), (-1,))
+    position = int(xp.argmin(xp.astype(flat, xp.int64)))
+    index = tuple(int(i) for i in np.unravel_index(position, tuple(x.shape)))
+    raise TTValueError(
+        f"{what} holds NaN or Inf, the first at {index}; a decomposition needs finite entries: mend or mask them first"
+    )
+
+
 def svd(x: Array, what: str = "the matrix") -> tuple[Array, Array, Array]:
     """Thin singular value decomposition ``x == (u * s) @ vh``.
 
@@ -46,8 +59,7 @@ def svd(x: Array, what: str = "the matrix") -> tuple[Array, Array, Array]:
     LAPACK's gesdd, then gesvd, then QR followed by the eigendecomposition of R^H R, whose small singular values are accurate
     to sqrt(u) only.
     """
-    if not math.isfinite(largest(x)):
-        raise TTValueError(f"{what} holds NaN or Inf; a decomposition needs finite entries: mend or mask them first")
+    check_finite(x, what)
     methods = (_gesdd, _gesvd, _by_eigh) if isinstance(x, np.ndarray) else (_gesdd, _by_eigh)
     for method in methods:
         try:

@@ -1,6 +1,7 @@
 """TT-matrices."""
 
 import math
+import numbers
 from typing import Any, Self
 
 import numpy as np
@@ -10,7 +11,7 @@ from ttcore.arrays import as_array, check_dtype, check_same_library, conj, dtype
 from ttcore.cores import as_four_way, as_three_way
 from ttcore.errors import TTShapeError, TTTypeError, TTValueError
 from ttcore.planner import Plan
-from ttcore.scalars import is_number, kind
+from ttcore.scalars import kind
 from ttcore.tensor import TTTensor
 from ttcore.train import Train, _short
 from ttcore.typing import Array, Cores
@@ -112,13 +113,12 @@ class TTMatrix(Train):
         if isinstance(other, TTTensor):
             return self._times_tensor(other)
         x = self._operand(other, "W @ x", "a vector (N,), columns (N, B), a TTTensor or a TTMatrix")
+        self._check_length(x, 0, self.shape[1], "(N,) or (N, B)", "col_modes", self.col_modes)
         xp = namespace(x)
         if x.ndim == 1:
-            self._check_length(x, 0, self.shape[1], "(N,) or (N, B)", "col_modes", self.col_modes)
             return xp.reshape(linear.matvec(self._cores, xp.reshape(x, (1, x.shape[0]))), (self.shape[0],))
         if x.ndim != 2:
-            raise TTShapeError(f"x has shape {tuple(x.shape)}, expected (N,) or (N, B); for rows (B, N) use W.apply(x)")
-        self._check_length(x, 0, self.shape[1], "(N,) or (N, B)", "col_modes", self.col_modes)
+            raise TTShapeError(f"x has shape {tuple(x.shape)}, expected (N,) or columns (N, B)")
         return linear.matmat(self._cores, x)
 
     def _times_tensor(self, x: TTTensor) -> TTTensor:
@@ -131,6 +131,7 @@ class TTMatrix(Train):
         x = self._operand(other, "x @ W", "a vector (M,) or rows (B, M)")
         if x.ndim not in {1, 2}:
             raise TTShapeError(f"x has shape {tuple(x.shape)}, expected (M,) or (B, M) with M = {self.shape[0]}")
+        self._check_length(x, -1, self.shape[0], "(M,) or (B, M)", "row_modes", self.row_modes)
         return self.T.apply(x)
 
     def apply(self, x: Any) -> Array:
@@ -185,7 +186,7 @@ class TTMatrix(Train):
         return linear.plan_for(self._cores, int(batch), dtype=name)
 
     def _operand(self, x: Any, what: str, expected: str) -> Array:
-        if is_number(x):
+        if isinstance(x, numbers.Number):
             raise TTTypeError(f"{what}: x is {kind(x)}, expected {expected}; multiply by a number with *")
         if isinstance(x, Train):
             raise TTTypeError(f"{what}: x is {kind(x)}, expected {expected}")
@@ -195,7 +196,9 @@ class TTMatrix(Train):
         self, x: Array, axis: int, length: int, expected: str, name: str, modes: tuple[int, ...]
     ) -> None:
         if x.ndim == 0 or x.shape[axis] != length:
-            letter = "N" if "N" in expected else "M"
+            letter = "M" if name == "row_modes" else "N"
+            rows = x.ndim == 2 and axis == 0 and x.shape[1] == length
             raise TTShapeError(
                 f"x has shape {tuple(x.shape)}, expected {expected} with {letter} = {length}: {name} {_short(modes)} multiply to {length}"
+                + ("; for rows (B, N) use W.apply(x)" if rows else "")
             )

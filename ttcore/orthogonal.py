@@ -6,7 +6,7 @@ Source: I. V. Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 33(5),
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ttcore.arrays import adjoint, astype, default_device_like, dtype_name, largest, namespace
+from ttcore.arrays import adjoint, astype, default_device_like, dtype_name, largest, namespace, rounding_unit
 from ttcore.factorisations import qr, triangle
 from ttcore.kernels.dispatch import tsqr
 from ttcore.scaling import absorb, unit, unit_cores
@@ -27,8 +27,9 @@ def by_gram(tolerance: float) -> Factor:
     """The factor R from Gram matrices that measure tails of singular values down to ``tolerance``."""
 
     def factor(a: Array) -> Array:
-        fine = tolerance < tsqr.plain_gram_floor(int(a.shape[1]), 2.0**-53)
-        return astype(tsqr.r_factor(a, tsqr.gram(a), fine=fine), dtype_name(a.dtype))
+        g = tsqr.gram(a)
+        fine = tolerance < tsqr.plain_gram_floor(int(a.shape[1]), rounding_unit(g))
+        return astype(tsqr.r_factor(a, g, fine=fine), dtype_name(a.dtype))
 
     return factor
 
@@ -96,6 +97,8 @@ def orthogonalize(cores: Cores, center: int) -> tuple[Cores, int | None]:
     """
     xp = namespace(*cores)
     work, exponent = unit_cores(cores)
+    if len(work) == 1:  # no factorisation makes this core ours
+        work = [xp.asarray(work[0], copy=True)]
     for k in range(center):
         r, n, s = work[k].shape
         q, t = qr(xp.reshape(work[k], (r * n, s)))

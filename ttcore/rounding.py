@@ -95,6 +95,8 @@ def _truncate(
     loose = d if center is None else center + 1  # cores from here on are orthonormal: left as they are
     scaled, exponent = unit_cores(cores[:loose])
     scaled += cores[loose:]
+    if d == 1:  # no factorisation makes this core ours
+        scaled = [xp.asarray(scaled[0], copy=True)]
     right = right_factors(scaled, factor, orthogonal_from=loose)
     done: list[Array] = []
     lost: list[tuple[float, int]] = []

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from ttcore.arrays import dtype_name, largest
-from ttcore.errors import TTValueError
+from ttcore.factorisations import check_finite
 from ttcore.typing import Array, Cores
 
 
@@ -44,11 +44,9 @@ def unit_cores(cores: Cores) -> tuple[list[Array], int]:
     """
     scaled, total = [], 0
     for k, core in enumerate(cores):
-        size = largest(core)
-        if not math.isfinite(size):
-            raise TTValueError(f"core {k} holds NaN or Inf; a decomposition needs finite entries: mend or mask them first")
-        exponent = math.frexp(size)[1]
-        scaled.append(shifted(core, -exponent))
+        check_finite(core, f"core {k}")
+        core, exponent = unit(core)
+        scaled.append(core)
         total += exponent
     return scaled, total
 

@@ -161,8 +161,8 @@ class Train:
         return f"shape={_short(self.shape)}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle and copy go through the checks."""
-        return type(self), (self._cores,)
+        """Pickle and copy go through the checks, and keep what is known of the cores."""
+        return _restored, (type(self), self._cores, self._center)
 
     def copy(self) -> Self:
         """A train with cores of its own."""
@@ -260,6 +260,8 @@ class Train:
         what = f"cannot {'divide' if divide else 'multiply'} a {type(self).__name__} {'by' if divide else 'and'}"
         self._refuse_array(factor, what)
         number, dtype = as_number(factor, self._cores[0], what)
+        if divide and isinstance(number, float | complex) and number == 0:
+            raise TTValueError(f"{what} zero; divide by a nonzero number")
         flat = algebra.cast(self._flat, dtype)
         return self._like(*algebra.scale(flat, number, self._center, divide=divide))
 
@@ -373,6 +375,12 @@ class Train:
         return self._like(*orthogonalize(self._flat, check_center(center, len(self._cores))))
 
 
+def _restored(kind: type[Train], cores: Cores, center: int | None) -> Train:
+    train = kind(cores)
+    train._center = center
+    return train
+
+
 def _short(numbers: Sequence[int]) -> str:
     """A tuple, its middle left out where it is long."""
     texts = [_digits(n) for n in numbers]
@@ -383,4 +391,4 @@ def _short(numbers: Sequence[int]) -> str:
 
 def _digits(number: int) -> str:
     """An int, by its power of ten where it is long."""
-    return str(number) if number < 10**15 else f"~1e{math.floor(math.log10(number))}"
+    return str(number) if number < 10**80 else f"~1e{math.floor(math.log10(number))}"

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,7 +52,7 @@ class Run:
     accuracy : list of float
         On the test digits, after every epoch.
     step_ms : float
-        Milliseconds of one step: forward, backward and Adam.
+        Median milliseconds of one step: forward, backward and Adam.
     guesses : (digits,) array
         What it takes the test digits for in the end.
     """
@@ -170,18 +171,16 @@ def train(hidden: Layer, learnt: "Data", tested: "Data", *, epochs: int) -> Run:
         gh = (gz @ head) * (h > 0)
         adam.step([*hidden.gradient(hidden.weights, x, gh), gh.sum(0), gz.T @ h, gz.sum(0)])
 
-    accuracy = []
-    seconds, steps = 0.0, 0
+    accuracy, seconds = [], []
     for _ in range(epochs):
         batches = np.array_split(rng.permutation(len(labels)), len(labels) // _BATCH)
         for batch in batches:
             start = time.perf_counter()
             step(pixels[batch], labels[batch])
-            # the first step compiles, where anything is compiled
-            seconds, steps = (seconds + time.perf_counter() - start, steps + 1) if steps else (0, 1)
+            seconds.append(time.perf_counter() - start)
         guesses = forward(tested[0])[1].argmax(axis=1)
         accuracy.append(float(np.mean(guesses == tested[1])))
-    return Run(accuracy, 1e3 * seconds / (steps - 1), guesses)
+    return Run(accuracy, 1e3 * median(seconds), guesses)
 
 
 class _Adam:
@@ -207,6 +206,7 @@ def _draw(
 ) -> "Figure":
     """Draw the learning curves, and test digits with the TT network's mistakes first."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     grid = figure.add_gridspec(1, 2, width_ratios=[1, 1.05])
@@ -217,7 +217,7 @@ def _draw(
         label = f"{name}: {sizes[name]:,} weights, in the end {100 * run.accuracy[-1]:.1f} %"
         axes.plot(epochs, [100 * a for a in run.accuracy], style, label=label)
     axes.set(title="Test accuracy while learning", xlabel="epoch", ylabel="right, in %")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     guesses = runs["TT"].guesses

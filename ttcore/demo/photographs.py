@@ -120,8 +120,8 @@ def _tabulate(report: Report, results: list[_Result], size: int) -> None:
                 f"{r.eps:g}",
                 f"{r.error:.4f}",
                 f"{r.numbers:,}",
-                f"{100 * r.numbers / size:.1f} %",
-                f"{r.compression:.1f}",
+                f"{100 * r.numbers / size:.2f} %",
+                f"{r.compression:,.1f}",
             ]
             for r in results
         ],

@@ -10,7 +10,7 @@ J. Demmel and K. Veselić, Jacobi's method is more accurate than QR, SIAM J. Mat
 
 import math
 
-from ttcore.arrays import adjoint, astype, is_complex, namespace, rounding_unit
+from ttcore.arrays import adjoint, in_double, is_complex, namespace, rounding_unit
 from ttcore.factorisations import eigh
 from ttcore.typing import Array
 
@@ -24,14 +24,9 @@ def blocks(a: Array) -> list[tuple[int, int]]:
     return [(first, min(first + step, a.shape[0])) for first in range(0, a.shape[0], step)]
 
 
-def wide(a: Array) -> Array:
-    """The array in double precision: sums over many rows of float32 data lose nothing there."""
-    return astype(a, "complex128" if is_complex(a) else "float64")
-
-
 def scaled_block(a: Array, first: int, last: int, scale: float) -> Array:
-    """Rows first..last-1 in double precision times ``scale``; a view where nothing needs to change."""
-    block = wide(a[first:last, :])
+    """Rows first..last-1 in double precision (sums over many rows of float32 data lose nothing there) times ``scale``."""
+    block = in_double(a[first:last, :])
     return block if scale == 1.0 else block * scale
 
 
@@ -130,7 +125,7 @@ def project(a: Array, basis: Array, *, scale: float = 1.0) -> tuple[Array, float
 
 def _square(x: Array) -> float:
     xp = namespace(x)
-    x = wide(xp.reshape(x, (-1,)))
+    x = in_double(xp.reshape(x, (-1,)))
     return float(xp.real(xp.vecdot(x, x)) if is_complex(x) else xp.vecdot(x, x))
 
 
