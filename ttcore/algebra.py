@@ -13,7 +13,7 @@ from typing import Any
 from ttcore.arrays import astype, common, conj, default_device_like, dtype_name, is_complex, largest, namespace
 from ttcore.errors import TTIndexError, TTShapeError, TTTypeError, TTValueError
 from ttcore.orthogonal import Norm, norm, times_left, times_right
-from ttcore.scaling import absorb, ldexp, log_of, reach, unit
+from ttcore.scaling import absorb, evened, ldexp, log_of, reach, shifted, unit, unit_exponent
 from ttcore.typing import Array, Cores
 
 
@@ -70,7 +70,7 @@ def broadcast_shapes(x: Cores, y: Cores) -> tuple[int, ...]:
 
 def add(*trains: Cores) -> Cores:
     """Sum of trains of equal modes; ranks add up."""
-    every = common([core for train in trains for core in train])
+    every = common([core for train in trains for core in (evened(train) if len(trains[0]) > 1 else train)])
     d = len(trains[0])
     cores = [every[k::d] for k in range(d)]  # those of the first mode, of the second, ...
     if d == 1:
@@ -143,9 +143,9 @@ def products(x: Cores, y: Cores, product: Callable[[Array, Array], Array]) -> Co
 
 
 def _tame(core: Array) -> tuple[Array, int]:
-    size = largest(core)
-    third = reach(core) // 3
-    return unit(core) if math.isfinite(size) and abs(math.frexp(size)[1]) > third else (core, 0)
+    """A core beyond the middle of the range brought to unit size, and its exponent; another core as it is, and 0."""
+    exponent = unit_exponent(core)
+    return (core, 0) if abs(exponent) <= reach(core) // 3 else (shifted(core, -exponent), exponent)
 
 
 def conjugate(x: Cores) -> Cores:

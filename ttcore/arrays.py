@@ -92,7 +92,7 @@ def as_array(value: Any, what: str) -> Array:
         raise TTTypeError(f"{what} is a masked array, whose mask would be lost; fill it first with .filled(…)")
     if isinstance(value, np.ndarray) or not array_api_compat.is_array_api_obj(value):
         value = _numpy_array(value, what)
-        name = value.dtype.name if value.dtype.kind in "biufc" else str(value.dtype)
+        name = value.dtype.name if value.dtype.kind in "biufc" else f"{value.dtype} ({value.dtype.name})"
         dtype = np.dtype(compute_dtype(name, what))
         return np.asarray(value, dtype=dtype)  # also makes byte-swapped data native
     return astype(value, compute_dtype(dtype_name(value.dtype), what))

@@ -75,7 +75,7 @@ def from_dense(
     >>> i, j, k = np.ogrid[:20, :30, :40]
     >>> x, info = tt.from_dense(1.0 / (i + j + k + 1), eps=1e-6, full_output=True)
     >>> x.ranks, info.error < 1e-6
-    ((1, 7, 7, 1), True)
+    ((1, 8, 8, 1), True)
     """
     cores, info, center = tt_svd(_dense(a, "a"), eps=eps, max_rank=max_rank)
     train = TTTensor._made(cores, center)

@@ -6,7 +6,7 @@ Source: I. V. Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 33(5),
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ttcore.arrays import adjoint, astype, default_device_like, dtype_name, largest, namespace, rounding_unit
+from ttcore.arrays import adjoint, astype, default_device_like, dtype_name, largest, namespace
 from ttcore.factorisations import qr, triangle
 from ttcore.kernels.dispatch import tsqr
 from ttcore.scaling import absorb, unit, unit_cores
@@ -23,15 +23,9 @@ class Norm(NamedTuple):
     exponent: int
 
 
-def by_gram(tolerance: float) -> Factor:
-    """The factor R from Gram matrices that measure tails of singular values down to ``tolerance``."""
-
-    def factor(a: Array) -> Array:
-        g = tsqr.gram(a)
-        fine = tolerance < tsqr.plain_gram_floor(int(a.shape[1]), rounding_unit(g))
-        return astype(tsqr.r_factor(a, g, fine=fine), dtype_name(a.dtype))
-
-    return factor
+def by_gram(a: Array, *, fine: bool) -> Array:
+    """R from one Gram matrix, which does not see singular values below sqrt(u), or with ``fine`` from two."""
+    return astype(tsqr.r_factor(a, tsqr.gram(a), fine=fine), dtype_name(a.dtype))
 
 
 def norm(cores: Cores, center: int | None = None) -> Norm:

@@ -56,7 +56,7 @@ class Plan:
         rows, cols = math.prod(self.row_modes), math.prod(self.col_modes)
         lines = [
             f"TT-matrix {rows} x {cols}, batch {self.batch}, {self.dtype}: "
-            f"{_count(self.flops)}flop, {_count(self.bytes)}B; dense {_count(self.dense_flops)}flop "
+            f"{_count(self.flops)}flop, {_count(self.bytes)}bytes; dense {_count(self.dense_flops)}flop "
             f"({self.dense_flops / max(self.flops, 1):.3g} x)",
             f"{'step':>4}  {'cores':<8} {'from':<6} {'products':>10}  {'rows x k x inner':<22} {'flop':>8}",
         ]

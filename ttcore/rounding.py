@@ -10,10 +10,12 @@ Parallel Tensor Train Rounding using Gram SVD, IPDPS 2022.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from ttcore.arrays import adjoint, namespace
+from ttcore.arrays import adjoint, in_double, namespace, rounding_unit
 from ttcore.cores import ranks_of
 from ttcore.errors import TTValueError
 from ttcore.factorisations import svd, triangle
@@ -81,17 +83,33 @@ def round_cores(
         raise TTValueError(f"method={method!r} is unknown; choose {', '.join(map(repr, METHODS[:-1]))} or {METHODS[-1]!r}")
     if method == "randomized":
         return _round_by_sketch(cores, eps, caps, atol, rng)
-    factor = triangle if method == "svd" else by_gram(per_bond(eps, len(cores), cores[0]))
-    return _truncate(cores, eps, caps, atol, factor, center, method)
+    if method == "svd":
+        return _truncate(cores, eps, caps, atol, triangle, center, method)
+    # relative errors of one Gram matrix for each bond add up along the sweep
+    unseen = math.sqrt(sum(ranks_of(cores)) * rounding_unit(in_double(cores[0])))
+    fine = per_bond(eps, len(cores), cores[0]) < 9.0 * unseen
+    factor = partial(by_gram, fine=fine)
+    return _truncate(cores, eps, caps, atol, factor, center, method, 0.0 if fine else unseen)
 
 
 def _truncate(
-    cores: Cores, eps: float, caps: tuple[float, ...], atol: float, factor: Factor, center: int | None, method: str
+    cores: Cores,
+    eps: float,
+    caps: tuple[float, ...],
+    atol: float,
+    factor: Factor,
+    center: int | None,
+    method: str,
+    unseen: float = 0.0,
 ) -> tuple[Cores, Info, int | None]:
+    """Round with the factors R given; ``unseen`` is what they may miss at each bond, relative to the norm."""
     xp = namespace(*cores)
     d = len(cores)
     if center is not None and 2 * center >= d:
-        return _truncate_reversed(cores, eps, caps, atol, factor, center, method)
+        turned = reversed_cores(cores)  # from that end more cores are known to be orthonormal
+        found, info, new = _truncate(turned, eps, caps[::-1], atol, factor, d - 1 - center, method, unseen)
+        info = replace(info, ranks=info.ranks[::-1], discarded=info.discarded[::-1])
+        return reversed_cores(found), info, None if new is None else d - 1 - new
     loose = d if center is None else center + 1  # cores from here on are orthonormal: left as they are
     scaled, exponent = unit_cores(cores[:loose])
     scaled += cores[loose:]
@@ -110,6 +128,7 @@ def _truncate(
         if k == 0:
             size, origin = float(xp.linalg.vector_norm(values)), exponent + shift
             budget = max(per_bond(eps, d, left) * size, ldexp(atol / math.sqrt(d - 1), -origin))
+            budget = math.sqrt(max(budget**2 - (unseen * size) ** 2, 0.0))
         now = exponent + shift
         rank, tail = choose_rank(values, ldexp(budget, origin - now), caps[k])
         lost.append((tail, now))
@@ -120,17 +139,10 @@ def _truncate(
     rounded, new_center = absorb([*done, left], exponent, d - 1)
     error = math.hypot(*(ldexp(tail, now - origin) for tail, now in lost)) / size if size else 0.0
     discarded = tuple(ldexp(tail, now) for tail, now in lost)
-    return rounded, Info(error, "measured", ranks_of(rounded), discarded, method), new_center
-
-
-def _truncate_reversed(
-    cores: Cores, eps: float, caps: tuple[float, ...], atol: float, factor: Factor, center: int, method: str
-) -> tuple[Cores, Info, int | None]:
-    """As ``_truncate`` from the other end, from where more of the cores are known to be orthonormal."""
-    last = len(cores) - 1
-    turned, info, new = _truncate(reversed_cores(cores), eps, caps[::-1], atol, factor, last - center, method)
-    info = Info(info.error, info.error_kind, info.ranks[::-1], info.discarded[::-1], method)
-    return reversed_cores(turned), info, None if new is None else last - new
+    if unseen and size:
+        error = math.hypot(error, unseen * math.sqrt(d - 1))
+    kind = "bound" if unseen else "measured"
+    return rounded, Info(error, kind, ranks_of(rounded), discarded, method), new_center
 
 
 def _round_by_sketch(

@@ -5,6 +5,7 @@ is exact, so scaling changes no result beyond range.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from ttcore.arrays import dtype_name, largest
@@ -27,10 +28,15 @@ def shifted(x: Array, exponent: int) -> Array:
     return x
 
 
+def unit_exponent(x: Array) -> int:
+    """The e for which the largest entry of ``x * 2**-e`` is in [1/2, 1); 0 for a zero or non-finite x."""
+    size = largest(x)
+    return math.frexp(size)[1] if math.isfinite(size) else 0
+
+
 def unit(x: Array) -> tuple[Array, int]:
     """``(y, e)`` with ``x == y * 2**e`` and the largest entry of y in [1/2, 1); a zero or non-finite x as it is."""
-    size = largest(x)
-    exponent = math.frexp(size)[1] if math.isfinite(size) else 0
+    exponent = unit_exponent(x)
     return shifted(x, -exponent), exponent
 
 
@@ -49,6 +55,21 @@ def unit_cores(cores: Cores) -> tuple[list[Array], int]:
         scaled.append(core)
         total += exponent
     return scaled, total
+
+
+def evened(cores: Sequence[Array]) -> Cores:
+    """The same train, with the scale spread evenly where a core is far from unit size.
+
+    Trains that stand beside each other in the blocks of a sum must not carry their scales in different cores.
+    """
+    exponents = [unit_exponent(core) for core in cores]
+    if all(abs(exponent) <= reach(core) // 16 for exponent, core in zip(exponents, cores, strict=True)):
+        return tuple(cores)
+    share, rest = divmod(sum(exponents), len(cores))
+    return tuple(
+        shifted(core, share + (k < rest) - exponent)
+        for k, (core, exponent) in enumerate(zip(cores, exponents, strict=True))
+    )
 
 
 def absorb(cores: list[Array], exponent: int, center: int | None) -> tuple[Cores, int | None]:

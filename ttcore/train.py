@@ -124,7 +124,9 @@ class Train:
             If it would be larger.
         """
         self._check_size(max_bytes)
-        return self._expanded()
+        dense = self._expanded()
+        # of a single core it would be a view
+        return dense if len(self._cores) > 1 else namespace(dense).asarray(dense, copy=True)
 
     def _expanded(self) -> Array:
         return algebra.expand(self._flat)

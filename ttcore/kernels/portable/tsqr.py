@@ -10,7 +10,9 @@ J. Demmel and K. Veselić, Jacobi's method is more accurate than QR, SIAM J. Mat
 
 import math
 
-from ttcore.arrays import adjoint, in_double, is_complex, namespace, rounding_unit
+import numpy as np
+
+from ttcore.arrays import adjoint, host, in_double, is_complex, namespace, rounding_unit
 from ttcore.factorisations import eigh
 from ttcore.typing import Array
 
@@ -75,7 +77,8 @@ def _graded(g: Array, threshold: float) -> Array:
     """R with R^H R = g for a Gram matrix of graded, nearly orthogonal columns in descending order."""
     xp = namespace(g)
     norms = xp.sqrt(xp.abs(xp.linalg.diagonal(g)))
-    large = int(xp.sum(xp.astype(norms >= threshold * xp.max(norms), xp.int64)))
+    sizes = host(norms)
+    large = int(np.sum(sizes >= threshold * sizes.max()))
     # eigenvalue order: the large columns come first, up to ties that the count leaves harmlessly on either side
     root, inverse = _scaled_root(g[:large, :large], norms[:large])
     if large == g.shape[0]:
