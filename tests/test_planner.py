@@ -34,7 +34,7 @@ def test_a_plan_prints_as_a_table_with_its_totals(batch):
     text = str(W.plan(batch=batch))
     lines = text.splitlines()
     assert len(lines) >= 1 + len(W.plan(batch=batch).stages)
-    for pattern in (r"\d [kMGT]?flop", r"\d [kMGT]?B\b", r"dense \d"):
+    for pattern in (r"\d [kMGT]?flop", r"\d [kMGT]?(B|bytes)\b", r"dense \d"):
         assert re.search(pattern, text), text
 
 

@@ -326,9 +326,18 @@ def test_norm_after_orthogonalize_is_that_of_the_centre():
 
 
 def hilbert(d, n):
-    """1/x = sum_j h e^{s_j} exp(-x e^{s_j}) with relative error 9e-15; ranks = number of terms."""
+    """1/x = sum_j h e^{s_j} exp(-x e^{s_j}) with relative error 9e-15.
+
+    All terms are positive, so groups of them are rounded to 1e-15 before they are added up.
+    """
     h = 0.24
     s = np.arange(-37 - math.log(d * n), math.log(42 / d) + 0.3, h)
+    groups = [exponential_sum(part, h, d, n).round(eps=1e-15) for part in np.array_split(s, 12)]
+    return tt.round_sum([(1.0, group) for group in groups], eps=1e-14)
+
+
+def exponential_sum(s, h, d, n):
+    """Train of sum_j h e^{s_j} exp(-x e^{s_j}); its ranks are the number of terms."""
     decay, weight = np.exp(s), h * np.exp(s)
     factor = np.exp(-np.outer(decay, np.arange(1, n + 1)))  # (terms, n)
     middle = np.zeros((len(s), n, len(s)))
@@ -352,7 +361,7 @@ MAX_RANKS = {10: [2, 4, 6, 8, 10], 60: [1, 2, 3, 4, 5]}
 @pytest.fixture(scope="module", params=[10, 60], ids="d={}".format)
 def hilbert_tensor(request):
     d = request.param
-    return d, hilbert(d, 32).round(eps=1e-14)
+    return d, hilbert(d, 32)
 
 
 def test_hilbert_norm_and_sum_are_the_reference_values(hilbert_tensor):

@@ -10,7 +10,16 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
-from ttcore.arrays import astype, common, conj, default_device_like, dtype_name, is_complex, largest, namespace
+from ttcore.arrays import (
+    astype,
+    common,
+    conj,
+    default_device_like,
+    dtype_name,
+    is_complex,
+    largest,
+    namespace,
+)
 from ttcore.errors import TTIndexError, TTShapeError, TTTypeError, TTValueError
 from ttcore.orthogonal import Norm, norm, times_left, times_right
 from ttcore.scaling import absorb, evened, ldexp, log_of, reach, shifted, unit, unit_exponent
@@ -43,7 +52,9 @@ def broadcast(x: Cores, shape: Sequence[int]) -> Cores:
     one = xp.ones((1, 1, 1), dtype=x[0].dtype, **default_device_like(x[0]))
     stretched = (*(one,) * missing, *x)
     return tuple(
-        g if g.shape[1] == n else xp.asarray(xp.broadcast_to(g, (g.shape[0], n, g.shape[2])), copy=True)
+        g
+        if g.shape[1] == n
+        else xp.asarray(xp.broadcast_to(g, (g.shape[0], n, g.shape[2])), copy=True)
         for g, n in zip(stretched, shape, strict=True)
     )
 
@@ -70,7 +81,9 @@ def broadcast_shapes(x: Cores, y: Cores) -> tuple[int, ...]:
 
 def add(*trains: Cores) -> Cores:
     """Sum of trains of equal modes; ranks add up."""
-    every = common([core for train in trains for core in (evened(train) if len(trains[0]) > 1 else train)])
+    every = common(
+        [core for train in trains for core in (evened(train) if len(trains[0]) > 1 else train)]
+    )
     d = len(trains[0])
     cores = [every[k::d] for k in range(d)]  # those of the first mode, of the second, ...
     if d == 1:
@@ -94,7 +107,9 @@ def _block_diagonal(cores: Sequence[Array]) -> Array:
     return xp.concat(rows, axis=0)
 
 
-def scale(x: Cores, c: Any, center: int | None = None, *, divide: bool = False) -> tuple[Cores, int | None]:
+def scale(
+    x: Cores, c: Any, center: int | None = None, *, divide: bool = False
+) -> tuple[Cores, int | None]:
     """``c * x``, or ``x / c``, for a Python number or a 0-d array of the train's library; and the orthogonality centre.
 
     The factor goes into the centre (the first core where none is known). If that would leave the range, its power of two is spread
@@ -162,7 +177,9 @@ def imaginary_part(x: Cores) -> Cores:
     """Imaginary part, of real dtype; of a real train it is zero."""
     if not is_complex(x[0]):
         xp = namespace(*x)
-        return tuple(xp.zeros((1, g.shape[1], 1), dtype=g.dtype, **default_device_like(g)) for g in x)
+        return tuple(
+            xp.zeros((1, g.shape[1], 1), dtype=g.dtype, **default_device_like(g)) for g in x
+        )
     return _part(x, imaginary=True)
 
 
@@ -190,7 +207,9 @@ def cast(x: Cores, name: str) -> Cores:
         From complex to real, which would lose the imaginary part.
     """
     if is_complex(x[0]) and not name.startswith("complex"):
-        raise TTTypeError(f"a {dtype_name(x[0].dtype)} train does not become {name} without loss; take .real or .imag first")
+        raise TTTypeError(
+            f"a {dtype_name(x[0].dtype)} train does not become {name} without loss; take .real or .imag first"
+        )
     return tuple(astype(g, name) for g in x)
 
 
@@ -261,7 +280,11 @@ def log_vdot(x: Cores, y: Cores) -> tuple[float | complex, float]:
     number = scalar(value)
     if number == 0:
         return number, -math.inf
-    phase = cmath.rect(1.0, cmath.phase(number)) if isinstance(number, complex) else math.copysign(1.0, number)
+    phase = (
+        cmath.rect(1.0, cmath.phase(number))
+        if isinstance(number, complex)
+        else math.copysign(1.0, number)
+    )
     return phase, log_of(abs(number), exponent)
 
 
@@ -282,7 +305,11 @@ def check_axes(axis: Any, d: int) -> tuple[int, ...]:
     if axis is None:
         return tuple(range(d))
     try:
-        axes = [operator.index(axis)] if not isinstance(axis, tuple | list) else [operator.index(a) for a in axis]
+        axes = (
+            [operator.index(axis)]
+            if not isinstance(axis, tuple | list)
+            else [operator.index(a) for a in axis]
+        )
     except TypeError as error:
         raise TTTypeError(f"axis={axis!r} is no int or tuple of ints") from error
     for a in axes:
@@ -290,7 +317,9 @@ def check_axes(axis: Any, d: int) -> tuple[int, ...]:
             raise TTIndexError(f"axis {a} is out of range for {d} modes; expected {-d}..{d - 1}")
     found = sorted(a % d for a in axes)
     if len(set(found)) < len(found):
-        raise TTValueError(f"axis={axis} names axis {next(a for a in found if found.count(a) > 1)} twice; name each once")
+        raise TTValueError(
+            f"axis={axis} names axis {next(a for a in found if found.count(a) > 1)} twice; name each once"
+        )
     return tuple(found)
 
 
@@ -326,7 +355,9 @@ def uniform_weights(x: Cores, axes: Sequence[int], *, average: bool) -> dict[int
     found = {}
     for k in axes:
         n = int(x[k].shape[1])
-        found[k] = xp.full((n,), 1.0 / n if average else 1.0, dtype=x[k].dtype, **default_device_like(x[k]))
+        found[k] = xp.full(
+            (n,), 1.0 / n if average else 1.0, dtype=x[k].dtype, **default_device_like(x[k])
+        )
     return found
 
 

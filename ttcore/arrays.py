@@ -20,7 +20,9 @@ _COMPUTED_IN = {
     "float64": "float64",
     "complex64": "complex64",
     "complex128": "complex128",
-    **dict.fromkeys(["bool", *(f"{u}int{b}" for u in ("", "u") for b in (8, 16, 32, 64))], "float64"),
+    **dict.fromkeys(
+        ["bool", *(f"{u}int{b}" for u in ("", "u") for b in (8, 16, 32, 64))], "float64"
+    ),
 }
 _LONG = {np.dtype(np.longdouble).name, np.dtype(np.clongdouble).name} - {"float64", "complex128"}
 
@@ -72,7 +74,9 @@ def check_dtype(dtype: Any) -> np.dtype[Any]:
     except TypeError:
         name = dtype_name(dtype)  # a dtype of torch, say
     if name not in _COMPUTED_IN.values():
-        raise TTTypeError(f"dtype={name} is not supported; choose float32, float64, complex64 or complex128")
+        raise TTTypeError(
+            f"dtype={name} is not supported; choose float32, float64, complex64 or complex128"
+        )
     return np.dtype(name)
 
 
@@ -87,12 +91,20 @@ def as_array(value: Any, what: str) -> Array:
         If it is no array of numbers.
     """
     if hasattr(value, "cores") and hasattr(value, "to_dense"):
-        raise TTTypeError(f"{what} is a {type(value).__name__}, expected a dense array; expand it with .to_dense()")
+        raise TTTypeError(
+            f"{what} is a {type(value).__name__}, expected a dense array; expand it with .to_dense()"
+        )
     if isinstance(value, np.ma.MaskedArray):
-        raise TTTypeError(f"{what} is a masked array, whose mask would be lost; fill it first with .filled(…)")
+        raise TTTypeError(
+            f"{what} is a masked array, whose mask would be lost; fill it first with .filled(…)"
+        )
     if isinstance(value, np.ndarray) or not array_api_compat.is_array_api_obj(value):
         value = _numpy_array(value, what)
-        name = value.dtype.name if value.dtype.kind in "biufc" else f"{value.dtype} ({value.dtype.name})"
+        name = (
+            value.dtype.name
+            if value.dtype.kind in "biufc"
+            else f"{value.dtype} ({value.dtype.name})"
+        )
         dtype = np.dtype(compute_dtype(name, what))
         return np.asarray(value, dtype=dtype)  # also makes byte-swapped data native
     return astype(value, compute_dtype(dtype_name(value.dtype), what))
@@ -100,7 +112,9 @@ def as_array(value: Any, what: str) -> Array:
 
 def _numpy_array(value: Any, what: str) -> np.ndarray[Any, Any]:
     if type(value).__module__.startswith("scipy.sparse"):
-        raise TTTypeError(f"{what} is a sparse {type(value).__name__}, expected a dense array; convert it with .toarray()")
+        raise TTTypeError(
+            f"{what} is a sparse {type(value).__name__}, expected a dense array; convert it with .toarray()"
+        )
     try:
         return np.asarray(value)
     except ValueError as error:  # a ragged list
@@ -146,7 +160,9 @@ def check_same_library(arrays: Sequence[Array], what: str) -> None:
     names = {library(a) for a in arrays}
     names = {"jax" if n == "jaxlib" else n for n in names}
     if len(names) > 1:
-        raise TTTypeError(f"{what} mix arrays of {', '.join(sorted(names))}; convert them to one library first")
+        raise TTTypeError(
+            f"{what} mix arrays of {', '.join(sorted(names))}; convert them to one library first"
+        )
 
 
 def conj(x: Array) -> Array:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from ttcore.arrays import as_array, check_dtype, check_same_library, common, namespace
-from ttcore.cores import check_modes
 from ttcore.errors import TTShapeError, TTTypeError
 from ttcore.typing import RNG, Array, Cores
 
@@ -80,7 +79,9 @@ def check_ranks(ranks: Any, shape: Sequence[int]) -> tuple[int, ...]:
         except TypeError as error:
             raise TTTypeError(f"ranks={ranks!r} is no int or sequence of ints") from error
         if len(full) not in {d - 1, d + 1}:
-            raise TTShapeError(f"ranks has {len(full)} entries, expected an int, {d - 1} inner ranks or {d + 1} ranks") from None
+            raise TTShapeError(
+                f"ranks has {len(full)} entries, expected an int, {d - 1} inner ranks or {d + 1} ranks"
+            ) from None
         full = full if len(full) == d + 1 else (1, *full, 1)
     else:
         most = [min(math.prod(shape[:k]), math.prod(shape[k:])) for k in range(d + 1)]
@@ -88,5 +89,7 @@ def check_ranks(ranks: Any, shape: Sequence[int]) -> tuple[int, ...]:
     if min(full) < 1:
         raise TTShapeError(f"ranks={ranks!r} has a rank below 1; every rank must be at least 1")
     if full[0] != 1 or full[-1] != 1:
-        raise TTShapeError(f"ranks={ranks!r} has outer ranks {full[0]} and {full[-1]}, expected 1 and 1")
+        raise TTShapeError(
+            f"ranks={ranks!r} has outer ranks {full[0]} and {full[-1]}, expected 1 and 1"
+        )
     return full

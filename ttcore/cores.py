@@ -8,7 +8,7 @@ import numpy as np
 
 from ttcore.arrays import as_array, check_same_library, common, namespace
 from ttcore.errors import TTIndexError, TTShapeError, TTTypeError
-from ttcore.typing import Array, Cores
+from ttcore.typing import Cores
 
 
 def check_cores(cores: Iterable[Any], ndim: int) -> Cores:
@@ -38,7 +38,10 @@ def check_cores(cores: Iterable[Any], ndim: int) -> Cores:
     for k, core in enumerate(arrays):
         shape = tuple(core.shape)
         if len(shape) != ndim:
-            other = {(3, 4): "; four-way cores make a TTMatrix", (4, 3): "; three-way cores make a TTTensor"}
+            other = {
+                (3, 4): "; four-way cores make a TTMatrix",
+                (4, 3): "; three-way cores make a TTTensor",
+            }
             raise TTShapeError(
                 f"core {k} has shape {shape}, expected {ndim} axes {layout}{other.get((ndim, len(shape)), '')}"
             )

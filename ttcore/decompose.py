@@ -20,6 +20,8 @@ from ttcore.typing import Array, Cores
 
 MERGED = 64  # columns up to which trailing modes are merged: wide enough to compute at speed
 TALL = 4  # rows per column from which a matrix is worth a pass for its Gram matrix
+
+
 def tt_svd(
     a: Array, *, eps: float | None = None, max_rank: int | Sequence[int] | None = None
 ) -> tuple[Cores, Info, int | None]:
@@ -162,7 +164,9 @@ class _Sweep:
     def info(self, ranks: tuple[int, ...]) -> Info:
         """The report, on the scale of the data."""
         error = math.sqrt(self.square) / self.norm if self.norm else 0.0
-        return Info(error, "measured", ranks, tuple(ldexp(x, self.exponent) for x in self.lost), "svd")
+        return Info(
+            error, "measured", ranks, tuple(ldexp(x, self.exponent) for x in self.lost), "svd"
+        )
 
 
 def _joined(cores: Sequence[Array]) -> Array:

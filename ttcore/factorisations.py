@@ -70,7 +70,9 @@ def svd(x: Array, what: str = "the matrix") -> tuple[Array, Array, Array]:
         if math.isfinite(largest(s)):
             return u, s, vh
         failure = ArithmeticError("non-finite singular values")
-    raise TTConvergenceError(f"the SVD of {what}, shape {tuple(x.shape)}, did not converge: {failure}") from failure
+    raise TTConvergenceError(
+        f"the SVD of {what}, shape {tuple(x.shape)}, did not converge: {failure}"
+    ) from failure
 
 
 def _gesdd(x: Array) -> tuple[Array, Array, Array]:

@@ -25,14 +25,26 @@ T = TypeVar("T", bound=Train)
 
 @overload
 def from_dense(
-    a: Any, *, eps: float | None = None, max_rank: int | Sequence[int] | None = None, full_output: Literal[False] = False
+    a: Any,
+    *,
+    eps: float | None = None,
+    max_rank: int | Sequence[int] | None = None,
+    full_output: Literal[False] = False,
 ) -> TTTensor: ...
 @overload
 def from_dense(
-    a: Any, *, eps: float | None = None, max_rank: int | Sequence[int] | None = None, full_output: Literal[True]
+    a: Any,
+    *,
+    eps: float | None = None,
+    max_rank: int | Sequence[int] | None = None,
+    full_output: Literal[True],
 ) -> tuple[TTTensor, Info]: ...
 def from_dense(
-    a: Any, *, eps: float | None = None, max_rank: int | Sequence[int] | None = None, full_output: bool = False
+    a: Any,
+    *,
+    eps: float | None = None,
+    max_rank: int | Sequence[int] | None = None,
+    full_output: bool = False,
 ) -> TTTensor | tuple[TTTensor, Info]:
     r"""TT-SVD: a dense array as a TT-tensor, to a guaranteed accuracy.
 
@@ -143,14 +155,19 @@ def matrix_from_dense(
     """
     a = _dense(a, "A")
     if a.ndim != 2:
-        raise TTShapeError(f"A has shape {tuple(a.shape)}, expected a matrix (M, N); use from_dense for other arrays")
+        raise TTShapeError(
+            f"A has shape {tuple(a.shape)}, expected a matrix (M, N); use from_dense for other arrays"
+        )
     rows, cols = check_modes(row_modes, "row_modes"), check_modes(col_modes, "col_modes")
     if len(rows) != len(cols):
         raise TTShapeError(
             f"row_modes {rows} and col_modes {cols} have {len(rows)} and {len(cols)} modes; each core takes one of both: "
             "fill up the shorter with modes of 1"
         )
-    for name, modes, length, what in (("row_modes", rows, a.shape[0], "rows"), ("col_modes", cols, a.shape[1], "columns")):
+    for name, modes, length, what in (
+        ("row_modes", rows, a.shape[0], "rows"),
+        ("col_modes", cols, a.shape[1], "columns"),
+    ):
         if math.prod(modes) != length:
             raise TTShapeError(
                 f"{name} {modes} multiply to {math.prod(modes)}, but A has {length} {what}; "
@@ -169,7 +186,9 @@ def matrix_from_dense(
 def _dense(a: Any, name: str) -> Any:
     a = as_array(a, name)
     if a.ndim == 0 or 0 in a.shape:
-        raise TTShapeError(f"{name} has shape {tuple(a.shape)}; expected at least one axis and no empty one")
+        raise TTShapeError(
+            f"{name} has shape {tuple(a.shape)}; expected at least one axis and no empty one"
+        )
     return a
 
 
@@ -188,7 +207,9 @@ def eye(modes: int | Sequence[int], *, dtype: Any = float) -> TTMatrix:
     return TTMatrix._made(construct.identity(check_modes(modes, "modes"), dtype))
 
 
-def random(shape: int | Sequence[int], ranks: int | Sequence[int], *, rng: RNG = None, dtype: Any = float) -> TTTensor:
+def random(
+    shape: int | Sequence[int], ranks: int | Sequence[int], *, rng: RNG = None, dtype: Any = float
+) -> TTTensor:
     """A TT-tensor with independent normal cores, scaled so that its entries have mean 0 and variance 1.
 
     Parameters
@@ -211,12 +232,19 @@ def random(shape: int | Sequence[int], ranks: int | Sequence[int], *, rng: RNG =
 
 
 def random_matrix(
-    row_modes: Sequence[int], col_modes: Sequence[int], ranks: int | Sequence[int], *, rng: RNG = None, dtype: Any = float
+    row_modes: Sequence[int],
+    col_modes: Sequence[int],
+    ranks: int | Sequence[int],
+    *,
+    rng: RNG = None,
+    dtype: Any = float,
 ) -> TTMatrix:
     """A TT-matrix with independent normal cores, scaled so that its entries have mean 0 and variance 1; see `random`."""
     rows, cols = check_modes(row_modes, "row_modes"), check_modes(col_modes, "col_modes")
     if len(rows) != len(cols):
-        raise TTShapeError(f"row_modes {rows} and col_modes {cols} differ in number; each core takes one of both")
+        raise TTShapeError(
+            f"row_modes {rows} and col_modes {cols} differ in number; each core takes one of both"
+        )
     pairs = tuple(m * n for m, n in zip(rows, cols, strict=True))
     return TTMatrix._made(as_four_way(construct.gaussian(pairs, ranks, rng, dtype), rows, cols))
 
@@ -238,7 +266,9 @@ def _pair(a: Train, b: Train, name: str) -> tuple[Cores, Cores]:
     """Three-way cores of two trains of equal modes."""
     for value in (a, b):
         if not isinstance(value, Train):
-            raise TTTypeError(f"{name} takes two trains, but got {kind(value)}; make it one by tt.from_dense")
+            raise TTTypeError(
+                f"{name} takes two trains, but got {kind(value)}; make it one by tt.from_dense"
+            )
     return a._paired(b)
 
 
@@ -342,7 +372,9 @@ def round_sum(
         raise TTValueError("round_sum got no terms; give at least one pair (number, train)")
     for k, term in enumerate(terms):
         if not (isinstance(term, tuple | list) and len(term) == 2 and isinstance(term[1], Train)):
-            raise TTTypeError(f"term {k} is no pair (number, train); round_sum takes [(c1, a1), (c2, a2), …]")
+            raise TTTypeError(
+                f"term {k} is no pair (number, train); round_sum takes [(c1, a1), (c2, a2), …]"
+            )
     scaled = [number * train for number, train in terms]
     total = scaled[0]._like(algebra.add(*(scaled[0]._paired(train)[1] for train in scaled)))
     result: T | tuple[T, Info] = total.round(eps=eps, max_rank=max_rank, full_output=full_output)

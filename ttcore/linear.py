@@ -31,7 +31,14 @@ def col_modes(cores: Cores) -> tuple[int, ...]:
 def plan_for(cores: Cores, batch: int, *, columns: bool = False, dtype: str | None = None) -> Plan:
     """The contraction plan for these cores."""
     name = dtype or dtype_name(cores[0].dtype)
-    return plan(row_modes(cores), col_modes(cores), ranks_of(cores), batch=batch, dtype=name, columns=columns)
+    return plan(
+        row_modes(cores),
+        col_modes(cores),
+        ranks_of(cores),
+        batch=batch,
+        dtype=name,
+        columns=columns,
+    )
 
 
 def matvec(cores: Sequence[Any], x: Any) -> Array:
@@ -127,7 +134,9 @@ def matmat(cores: Cores, x: Array) -> Array:
     return chain.matmat(cores, x, plan_for(cores, int(x.shape[1]), columns=True).stages)
 
 
-def _prepared(cores: Sequence[Any], x: Any, name: str, modes: str, axis: int = 1) -> tuple[Cores, Array]:
+def _prepared(
+    cores: Sequence[Any], x: Any, name: str, modes: str, axis: int = 1
+) -> tuple[Cores, Array]:
     checked = check_cores(cores, 4)
     x = as_array(x, name)
     check_same_library((checked[0], x), f"the cores and {name}")

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from ttcore import algebra, linear
-from ttcore.arrays import as_array, check_dtype, check_same_library, conj, dtype_name, namespace
+from ttcore.arrays import as_array, check_dtype, check_same_library, dtype_name, namespace
 from ttcore.cores import as_four_way, as_three_way
 from ttcore.errors import TTShapeError, TTTypeError, TTValueError
 from ttcore.planner import Plan
@@ -92,15 +92,17 @@ class TTMatrix(Train):
         xp = namespace(*self._cores)
         pairs = [n for pair in zip(self.row_modes, self.col_modes, strict=True) for n in pair]
         tensor = xp.reshape(algebra.expand(self._flat), tuple(pairs))
-        return xp.reshape(xp.permute_dims(tensor, (*range(0, 2 * d, 2), *range(1, 2 * d, 2))), self.shape)
+        return xp.reshape(
+            xp.permute_dims(tensor, (*range(0, 2 * d, 2), *range(1, 2 * d, 2))), self.shape
+        )
 
     @property
-    def T(self) -> "TTMatrix":  # noqa: N802 — NumPy's name
+    def T(self) -> "TTMatrix":
         """The transpose."""
         return self._made(linear.transposed(self._cores), self._center)
 
     @property
-    def H(self) -> "TTMatrix":  # noqa: N802 — NumPy's name
+    def H(self) -> "TTMatrix":
         """The conjugate transpose."""
         return self._made(linear.adjoint_cores(self._cores), self._center)
 
@@ -116,7 +118,9 @@ class TTMatrix(Train):
         self._check_length(x, 0, self.shape[1], "(N,) or (N, B)", "col_modes", self.col_modes)
         xp = namespace(x)
         if x.ndim == 1:
-            return xp.reshape(linear.matvec(self._cores, xp.reshape(x, (1, x.shape[0]))), (self.shape[0],))
+            return xp.reshape(
+                linear.matvec(self._cores, xp.reshape(x, (1, x.shape[0]))), (self.shape[0],)
+            )
         if x.ndim != 2:
             raise TTShapeError(f"x has shape {tuple(x.shape)}, expected (N,) or columns (N, B)")
         return linear.matmat(self._cores, x)
@@ -130,7 +134,9 @@ class TTMatrix(Train):
     def __rmatmul__(self, other: Any) -> Any:
         x = self._operand(other, "x @ W", "a vector (M,) or rows (B, M)")
         if x.ndim not in {1, 2}:
-            raise TTShapeError(f"x has shape {tuple(x.shape)}, expected (M,) or (B, M) with M = {self.shape[0]}")
+            raise TTShapeError(
+                f"x has shape {tuple(x.shape)}, expected (M,) or (B, M) with M = {self.shape[0]}"
+            )
         self._check_length(x, -1, self.shape[0], "(M,) or (B, M)", "row_modes", self.row_modes)
         return self.T.apply(x)
 
@@ -187,7 +193,9 @@ class TTMatrix(Train):
 
     def _operand(self, x: Any, what: str, expected: str) -> Array:
         if isinstance(x, numbers.Number):
-            raise TTTypeError(f"{what}: x is {kind(x)}, expected {expected}; multiply by a number with *")
+            raise TTTypeError(
+                f"{what}: x is {kind(x)}, expected {expected}; multiply by a number with *"
+            )
         if isinstance(x, Train):
             raise TTTypeError(f"{what}: x is {kind(x)}, expected {expected}")
         return as_array(x, "x")

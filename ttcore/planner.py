@@ -56,7 +56,7 @@ class Plan:
         rows, cols = math.prod(self.row_modes), math.prod(self.col_modes)
         lines = [
             f"TT-matrix {rows} x {cols}, batch {self.batch}, {self.dtype}: "
-            f"{_count(self.flops)}flop, {_count(self.bytes)}bytes; dense {_count(self.dense_flops)}flop "
+            f"{_count(self.flops)}flop, {_count(self.bytes)}B ({self.bytes} bytes); dense {_count(self.dense_flops)}flop "
             f"({self.dense_flops / max(self.flops, 1):.3g} x)",
             f"{'step':>4}  {'cores':<8} {'from':<6} {'products':>10}  {'rows x k x inner':<22} {'flop':>8}",
         ]
@@ -65,7 +65,9 @@ class Plan:
             side = "right" if s.form == 0 else "left"
             size = f"{s.rows} x {s.k} x {s.inner}"
             flops = _per_entry(self.dtype)[1] * s.outer * s.rows * s.k * s.inner * self.batch
-            lines.append(f"{number:>4}  {cores:<8} {side:<6} {s.outer * self.batch:>10}  {size:<22} {_count(flops):>8}")
+            lines.append(
+                f"{number:>4}  {cores:<8} {side:<6} {s.outer * self.batch:>10}  {size:<22} {_count(flops):>8}"
+            )
         return "\n".join(lines)
 
 
@@ -123,7 +125,10 @@ def choose(
     size = _per_entry(dtype)[0]
     d = len(row_modes)
     spans = list(_spans(row_modes, col_modes, ranks, size))
-    merging = {(s.first, s.last): _merge_seconds(row_modes, col_modes, ranks, s.first, s.last, size) for s in spans}
+    merging = {
+        (s.first, s.last): _merge_seconds(row_modes, col_modes, ranks, s.first, s.last, size)
+        for s in spans
+    }
 
     def cost(stage: Stage) -> float:
         return _seconds(stage, batch, size, columns) + merging[stage.first, stage.last]
@@ -131,9 +136,13 @@ def choose(
     # right[i]: the cheapest way to contract cores i.. from the right
     right: list[tuple[float, tuple[Stage, ...]]] = [(math.inf, ())] * d + [(0.0, ())]
     for s in sorted(spans, key=lambda s: -s.first):
-        stage = s._replace(outer=math.prod(col_modes[: s.first]), inner=math.prod(row_modes[s.last :]))
+        stage = s._replace(
+            outer=math.prod(col_modes[: s.first]), inner=math.prod(row_modes[s.last :])
+        )
         done, stages = right[s.last]
-        right[s.first] = min(right[s.first], (done + cost(stage), (*stages, stage)), key=lambda x: x[0])
+        right[s.first] = min(
+            right[s.first], (done + cost(stage), (*stages, stage)), key=lambda x: x[0]
+        )
     best = right[0]
     for middle in range(1, d + 1):
         left: list[tuple[float, tuple[Stage, ...]]] = [(0.0, ())] + [(math.inf, ())] * middle
@@ -142,7 +151,9 @@ def choose(
                 continue
             stage = _left_stage(s, row_modes, col_modes, ranks, middle)
             done, stages = left[s.first]
-            left[s.last] = min(left[s.last], (done + cost(stage), (*stages, stage)), key=lambda x: x[0])
+            left[s.last] = min(
+                left[s.last], (done + cost(stage), (*stages, stage)), key=lambda x: x[0]
+            )
         total = left[middle][0] + right[middle][0]
         if total < best[0]:
             best = total, (*right[middle][1], *left[middle][1])
@@ -164,15 +175,23 @@ def _spans(
 
 
 def _left_stage(
-    s: Stage, row_modes: tuple[int, ...], col_modes: tuple[int, ...], ranks: tuple[int, ...], middle: int
+    s: Stage,
+    row_modes: tuple[int, ...],
+    col_modes: tuple[int, ...],
+    ranks: tuple[int, ...],
+    middle: int,
 ) -> Stage:
     outer = math.prod(row_modes[: s.first])
     m, n = s.rows // ranks[s.first], s.k // ranks[s.last]
     behind = math.prod(row_modes[middle:])
     if s.last == middle:
-        return s._replace(form=2, outer=outer, rows=m, k=ranks[s.first] * n * ranks[middle], inner=behind)
+        return s._replace(
+            form=2, outer=outer, rows=m, k=ranks[s.first] * n * ranks[middle], inner=behind
+        )
     ahead = math.prod(col_modes[s.last : middle]) * ranks[middle]
-    return s._replace(form=1, outer=outer, rows=m * ranks[s.last], k=ranks[s.first] * n, inner=ahead * behind)
+    return s._replace(
+        form=1, outer=outer, rows=m * ranks[s.last], k=ranks[s.first] * n, inner=ahead * behind
+    )
 
 
 def _seconds(s: Stage, batch: int, size: int, columns: bool) -> float:
@@ -184,7 +203,11 @@ def _seconds(s: Stage, batch: int, size: int, columns: bool) -> float:
     lanes = max(VECTOR // size, 1)
     padded = -(-inner // lanes) * lanes
     work = 2 * rows * s.k * padded * size / FLOPS
-    return STAGE + items * (ITEM + work) + size * outer * (s.rows + s.k) * (s.inner * batch if columns else s.inner) / TRAFFIC
+    return (
+        STAGE
+        + items * (ITEM + work)
+        + size * outer * (s.rows + s.k) * (s.inner * batch if columns else s.inner) / TRAFFIC
+    )
 
 
 def _merging(
@@ -202,7 +225,12 @@ def _merging(
 
 
 def _merge_seconds(
-    row_modes: tuple[int, ...], col_modes: tuple[int, ...], ranks: tuple[int, ...], first: int, last: int, size: int
+    row_modes: tuple[int, ...],
+    col_modes: tuple[int, ...],
+    ranks: tuple[int, ...],
+    first: int,
+    last: int,
+    size: int,
 ) -> float:
     products, entries = _merging(row_modes, col_modes, ranks, first, last)
     return (last - first - 1) * MERGE + 2 * products * size / FLOPS + 4 * entries * size / TRAFFIC

@@ -80,7 +80,9 @@ def round_cores(
     eps, atol = check_eps(eps), check_eps(atol, "atol")
     caps = check_max_rank(max_rank, len(cores))
     if method not in METHODS:
-        raise TTValueError(f"method={method!r} is unknown; choose {', '.join(map(repr, METHODS[:-1]))} or {METHODS[-1]!r}")
+        raise TTValueError(
+            f"method={method!r} is unknown; choose {', '.join(map(repr, METHODS[:-1]))} or {METHODS[-1]!r}"
+        )
     if method == "randomized":
         return _round_by_sketch(cores, eps, caps, atol, rng)
     if method == "svd":
@@ -107,10 +109,14 @@ def _truncate(
     d = len(cores)
     if center is not None and 2 * center >= d:
         turned = reversed_cores(cores)  # from that end more cores are known to be orthonormal
-        found, info, new = _truncate(turned, eps, caps[::-1], atol, factor, d - 1 - center, method, unseen)
+        found, info, new = _truncate(
+            turned, eps, caps[::-1], atol, factor, d - 1 - center, method, unseen
+        )
         info = replace(info, ranks=info.ranks[::-1], discarded=info.discarded[::-1])
         return reversed_cores(found), info, None if new is None else d - 1 - new
-    loose = d if center is None else center + 1  # cores from here on are orthonormal: left as they are
+    loose = (
+        d if center is None else center + 1
+    )  # cores from here on are orthonormal: left as they are
     scaled, exponent = unit_cores(cores[:loose])
     scaled += cores[loose:]
     if d == 1:  # no factorisation makes this core ours
@@ -162,6 +168,12 @@ def _round_by_sketch(
         size = int(min(2 * size, enough))
     share = math.sqrt(0.5) if missed else 1.0
     sketched, center = absorb(found, shift + exponent, len(found) - 1)
-    rounded, info, new = _truncate(sketched, share * eps, caps, share * atol, triangle, center, "randomized")
+    rounded, info, new = _truncate(
+        sketched, share * eps, caps, share * atol, triangle, center, "randomized"
+    )
     kind = "estimate" if missed else "measured"
-    return rounded, Info(math.hypot(info.error, missed), kind, info.ranks, info.discarded, "randomized"), new
+    return (
+        rounded,
+        Info(math.hypot(info.error, missed), kind, info.ranks, info.discarded, "randomized"),
+        new,
+    )

@@ -15,7 +15,11 @@ def is_number(value: Any) -> bool:
     """Whether the value is a Python number, a NumPy scalar or a 0-d array of numbers."""
     if isinstance(value, numbers.Complex | np.number | np.bool_):
         return True
-    return array_api_compat.is_array_api_obj(value) and value.ndim == 0 and dtype_name(value.dtype) != "object"
+    return (
+        array_api_compat.is_array_api_obj(value)
+        and value.ndim == 0
+        and dtype_name(value.dtype) != "object"
+    )
 
 
 def as_number(value: Any, like: Array, what: str) -> tuple[Any, str]:
@@ -42,12 +46,16 @@ def as_number(value: Any, like: Array, what: str) -> tuple[Any, str]:
 
 def _python(value: Any) -> float | complex:
     name = dtype_name(value.dtype) if hasattr(value, "dtype") else ""
-    if name.startswith("complex") or (isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real)):
+    if name.startswith("complex") or (
+        isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real)
+    ):
         return complex(value)
     try:
         return float(value)
     except OverflowError as error:
-        raise TTValueError(f"the integer {str(value)[:20]}… is beyond the range of a float") from error
+        raise TTValueError(
+            f"the integer {str(value)[:20]}… is beyond the range of a float"
+        ) from error
 
 
 def kind(value: Any) -> str:

@@ -63,7 +63,9 @@ def evened(cores: Sequence[Array]) -> Cores:
     Trains that stand beside each other in the blocks of a sum must not carry their scales in different cores.
     """
     exponents = [unit_exponent(core) for core in cores]
-    if all(abs(exponent) <= reach(core) // 16 for exponent, core in zip(exponents, cores, strict=True)):
+    if all(
+        abs(exponent) <= reach(core) // 16 for exponent, core in zip(exponents, cores, strict=True)
+    ):
         return tuple(cores)
     share, rest = divmod(sum(exponents), len(cores))
     return tuple(

@@ -19,7 +19,9 @@ from ttcore.typing import Array
 PROBES = 10
 
 
-def sketch(cores: Sequence[Array], size: int, generator: np.random.Generator) -> tuple[list[Array], int, float]:
+def sketch(
+    cores: Sequence[Array], size: int, generator: np.random.Generator
+) -> tuple[list[Array], int, float]:
     """Left-orthogonal cores of ranks <= ``size`` near a train of unit cores.
 
     Returns

@@ -71,7 +71,9 @@ class TTTensor(Train):
 
     def _reduced(self, axis: Any, *, average: bool) -> "float | complex | Self":
         axes = algebra.check_axes(axis, len(self._cores))
-        found = algebra.contract_modes(self._cores, algebra.uniform_weights(self._cores, axes, average=average))
+        found = algebra.contract_modes(
+            self._cores, algebra.uniform_weights(self._cores, axes, average=average)
+        )
         if len(axes) == len(self._cores):
             value, exponent = found
             return ldexp(algebra.scalar(value), exponent)  # type: ignore[no-any-return]

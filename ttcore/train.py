@@ -142,7 +142,9 @@ class Train:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         """The dense array for NumPy, up to 8 GiB."""
         if copy is False:
-            raise TTValueError("a train has no dense array to share; np.asarray(train, copy=False) cannot work: leave out copy")
+            raise TTValueError(
+                "a train has no dense array to share; np.asarray(train, copy=False) cannot work: leave out copy"
+            )
         return np.asarray(self.to_dense(), dtype=dtype)
 
     def __bool__(self) -> NoReturn:
@@ -168,7 +170,9 @@ class Train:
 
     def copy(self) -> Self:
         """A train with cores of its own."""
-        return self._made(tuple(namespace(g).asarray(g, copy=True) for g in self._cores), self._center)
+        return self._made(
+            tuple(namespace(g).asarray(g, copy=True) for g in self._cores), self._center
+        )
 
     # elementwise
 
@@ -213,7 +217,9 @@ class Train:
 
     def __truediv__(self, other: Any) -> Self:
         if isinstance(other, Train):
-            raise TTTypeError("division by a train is not exact in the format; only numbers divide a train")
+            raise TTTypeError(
+                "division by a train is not exact in the format; only numbers divide a train"
+            )
         return self._scaled(other, divide=True)
 
     def __add__(self, other: Any) -> Self:
@@ -359,7 +365,13 @@ class Train:
         ((1, 2, 2, 1), (1, 1, 1, 1))
         """
         flat, info, center = round_cores(
-            self._flat, eps=eps, max_rank=max_rank, atol=atol, method=method, rng=rng, center=self._center
+            self._flat,
+            eps=eps,
+            max_rank=max_rank,
+            atol=atol,
+            method=method,
+            rng=rng,
+            center=self._center,
         )
         train = self._like(flat, center)
         return (train, info) if full_output else train

@@ -78,7 +78,9 @@ def check_max_rank(max_rank: Any, d: int) -> tuple[float, ...]:
         try:
             caps = tuple(operator.index(r) for r in max_rank)
         except TypeError as error:
-            raise TTTypeError(f"max_rank={max_rank!r} is no int or sequence of ints, one per bond") from error
+            raise TTTypeError(
+                f"max_rank={max_rank!r} is no int or sequence of ints, one per bond"
+            ) from error
         if len(caps) != d - 1:
             raise TTShapeError(
                 f"max_rank has {len(caps)} entries, but {d} cores have {d - 1} bonds; give one int, or one per bond"

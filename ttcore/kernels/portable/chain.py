@@ -51,7 +51,9 @@ def matmat(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
     return xp.reshape(state, (stages[-1].outer * stages[-1].rows * stages[-1].inner, batch))
 
 
-def matvec_backward(cores: Cores, x: Array, gy: Array, stages: Sequence[Stage]) -> tuple[Array, Cores]:
+def matvec_backward(
+    cores: Cores, x: Array, gy: Array, stages: Sequence[Stage]
+) -> tuple[Array, Cores]:
     """Gradients of ``matvec`` for the gradient ``gy`` of its result; the states are computed again, chunk by chunk.
 
     Contract
@@ -78,7 +80,9 @@ def matvec_backward(cores: Cores, x: Array, gy: Array, stages: Sequence[Stage]) 
         gx_parts.append(xp.reshape(g, (rows, x.shape[1])))
     gcores: list[Array] = [None] * len(cores)
     for stage, gradient in zip(stages, gradients, strict=True):
-        gcores[stage.first : stage.last] = _split_gradient(cores[stage.first : stage.last], gradient, stage.form)
+        gcores[stage.first : stage.last] = _split_gradient(
+            cores[stage.first : stage.last], gradient, stage.form
+        )
     return xp.concat(gx_parts, axis=0) if len(gx_parts) > 1 else gx_parts[0], tuple(gcores)
 
 
@@ -86,7 +90,9 @@ def _chunks(x: Array, stages: Sequence[Stage], *, kept: bool = False) -> list[tu
     """Ranges of rows whose states fit the cache; fixed by shapes alone. Other libraries than NumPy get one range."""
     batch = int(x.shape[0])
     sizes = [stage.outer * stage.inner * max(stage.rows, stage.k) for stage in stages]
-    per_row = (sum(sizes) if kept else max(sizes)) * x.dtype.itemsize if isinstance(x, np.ndarray) else 0
+    per_row = (
+        (sum(sizes) if kept else max(sizes)) * x.dtype.itemsize if isinstance(x, np.ndarray) else 0
+    )
     step = max(1, CHUNK_BYTES // per_row) if per_row else max(batch, 1)
     return [(first, min(first + step, batch)) for first in range(0, batch, step)] or [(0, 0)]
 
@@ -108,7 +114,9 @@ def _outer_product(g: Array, state: Array) -> Array:
     xp = namespace(g)
     if g.shape[2] == 1:
         return xp.reshape(g, g.shape[:2]).T @ conj(xp.reshape(state, state.shape[:2]))
-    if 2 * g.shape[2] >= min(g.shape[1], state.shape[1]):  # the products are no larger than the operands
+    if 2 * g.shape[2] >= min(
+        g.shape[1], state.shape[1]
+    ):  # the products are no larger than the operands
         return xp.sum(xp.matmul(g, adjoint(state)), axis=0)
     return xp.tensordot(g, conj(state), axes=((0, 2), (0, 2)))
 
@@ -128,7 +136,9 @@ def _merge_two(g: Array, h: Array) -> Array:
     xp = namespace(g, h)
     r, m, n, s = g.shape
     _, p, q, t = h.shape
-    product = xp.reshape(xp.reshape(g, (r * m * n, s)) @ xp.reshape(h, (s, p * q * t)), (r, m, n, p, q, t))
+    product = xp.reshape(
+        xp.reshape(g, (r * m * n, s)) @ xp.reshape(h, (s, p * q * t)), (r, m, n, p, q, t)
+    )
     return xp.reshape(xp.permute_dims(product, (0, 1, 3, 2, 4, 5)), (r, m * p, n * q, t))
 
 
@@ -138,7 +148,9 @@ def _split_gradient(cores: Sequence[Array], gradient: Array, form: int) -> list[
     lefts = list(accumulate(cores[:-1], _merge_two))
     r, t = cores[0].shape[0], cores[-1].shape[3]
     shape = (r, math.prod(g.shape[1] for g in cores), math.prod(g.shape[2] for g in cores), t)
-    g = xp.permute_dims(xp.reshape(gradient, tuple(shape[axis] for axis in _AXES[form])), _INVERSE[form])
+    g = xp.permute_dims(
+        xp.reshape(gradient, tuple(shape[axis] for axis in _AXES[form])), _INVERSE[form]
+    )
     found: list[Array] = []
     for left, core in zip(reversed(lefts), reversed(cores[1:]), strict=True):
         g, right = _merge_two_backward(left, core, g)

@@ -130,5 +130,3 @@ def _square(x: Array) -> float:
     xp = namespace(x)
     x = in_double(xp.reshape(x, (-1,)))
     return float(xp.real(xp.vecdot(x, x)) if is_complex(x) else xp.vecdot(x, x))
-
-
