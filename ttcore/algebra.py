@@ -35,7 +35,8 @@ def check_same_modes(x: Cores, y: Cores) -> None:
     """Raise TTShapeError unless both trains have the same modes."""
     if modes_of(x) != modes_of(y):
         raise TTShapeError(
-            f"modes differ: one train has {modes_of(x)}, the other {modes_of(y)}; both need the same modes"
+            f"modes differ: one train has {modes_of(x)}, the other {modes_of(y)}; both need the "
+            "same modes"
         )
 
 
@@ -46,7 +47,9 @@ def promoted(x: Cores, y: Cores) -> tuple[Cores, Cores]:
 
 
 def broadcast(x: Cores, shape: Sequence[int]) -> Cores:
-    """The train stretched to ``shape`` by NumPy's rules: modes of 1 repeat, missing modes come from the left."""
+    """The train stretched to ``shape`` by NumPy's rules: modes of 1 repeat, missing modes come "
+    "from the left.
+    """
     xp = namespace(*x)
     missing = len(shape) - len(x)
     one = xp.ones((1, 1, 1), dtype=x[0].dtype, **default_device_like(x[0]))
@@ -73,7 +76,8 @@ def broadcast_shapes(x: Cores, y: Cores) -> tuple[int, ...]:
     for k, (n, m) in enumerate(pairs):
         if n != m and 1 not in {n, m}:
             raise TTShapeError(
-                f"shapes {a} and {b} do not broadcast: mode {k} is {n} in one and {m} in the other; "
+                f"shapes {a} and {b} do not broadcast: mode {k} is {n} in one and {m} in the "
+                "other; "
                 "they must be equal, or one of them 1"
             )
     return tuple(max(pair) for pair in pairs)
@@ -110,9 +114,12 @@ def _block_diagonal(cores: Sequence[Array]) -> Array:
 def scale(
     x: Cores, c: Any, center: int | None = None, *, divide: bool = False
 ) -> tuple[Cores, int | None]:
-    """``c * x``, or ``x / c``, for a Python number or a 0-d array of the train's library; and the orthogonality centre.
+    """``c * x``, or ``x / c``, for a Python number or a 0-d array of the train's library.
 
-    The factor goes into the centre (the first core where none is known). If that would leave the range, its power of two is spread
+    And the orthogonality centre.
+
+    The factor goes into the centre (the first core where none is known). If that would leave the
+    range, its power of two is spread
     over all cores.
     """
     at = 0 if center is None else center
@@ -148,7 +155,9 @@ def _khatri_rao(g: Array, h: Array) -> Array:
 
 
 def products(x: Cores, y: Cores, product: Callable[[Array, Array], Array]) -> Cores:
-    """The train of ``product`` of each pair of cores, the powers of two of cores beyond the middle of the range set aside and spread."""
+    """The train of ``product`` of each pair of cores, the powers of two of cores beyond the "
+    "middle of the range set aside and spread.
+    """
     cores, exponent = [], 0
     for g, h in zip(x, y, strict=True):
         (g, a), (h, b) = (_tame(core) for core in (g, h))
@@ -158,7 +167,9 @@ def products(x: Cores, y: Cores, product: Callable[[Array, Array], Array]) -> Co
 
 
 def _tame(core: Array) -> tuple[Array, int]:
-    """A core beyond the middle of the range brought to unit size, and its exponent; another core as it is, and 0."""
+    """A core beyond the middle of the range brought to unit size, and its exponent; another "
+    "core as it is, and 0.
+    """
     exponent = unit_exponent(core)
     return (core, 0) if abs(exponent) <= reach(core) // 3 else (shifted(core, -exponent), exponent)
 
@@ -208,7 +219,8 @@ def cast(x: Cores, name: str) -> Cores:
     """
     if is_complex(x[0]) and not name.startswith("complex"):
         raise TTTypeError(
-            f"a {dtype_name(x[0].dtype)} train does not become {name} without loss; take .real or .imag first"
+            f"a {dtype_name(x[0].dtype)} train does not become {name} without loss; take .real "
+            "or .imag first"
         )
     return tuple(astype(g, name) for g in x)
 
@@ -260,7 +272,8 @@ def vdot(x: Cores, y: Cores) -> float | complex:
 
     .. math:: P_{k+1} = \sum_i G_k(i)^* P_k H_k(i)
 
-    Each interface is scaled by an exact power of two, so nothing overflows on the way. Time O(d n r^2 s) for r >= s.
+    Each interface is scaled by an exact power of two, so nothing overflows on the way. Time O(d n
+    r^2 s) for r >= s.
 
     Examples
     --------
@@ -295,7 +308,9 @@ def distance(x: Cores, y: Cores) -> Norm:
 
 
 def check_axes(axis: Any, d: int) -> tuple[int, ...]:
-    """NumPy's ``axis`` argument (None, an int, a tuple; negative ones count from the end) as sorted axes.
+    """NumPy's ``axis`` argument (None, an int, a tuple.
+
+    Negative ones count from the end) as sorted axes.
 
     Raises
     ------
@@ -318,7 +333,8 @@ def check_axes(axis: Any, d: int) -> tuple[int, ...]:
     found = sorted(a % d for a in axes)
     if len(set(found)) < len(found):
         raise TTValueError(
-            f"axis={axis} names axis {next(a for a in found if found.count(a) > 1)} twice; name each once"
+            f"axis={axis} names axis {next(a for a in found if found.count(a) > 1)} twice; name "
+            "each once"
         )
     return tuple(found)
 

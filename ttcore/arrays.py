@@ -49,7 +49,8 @@ def compute_dtype(name: str, what: str) -> str:
     """
     if name in _LONG:
         raise TTTypeError(
-            f"{what} has dtype {name}; ttcore computes in float32, float64, complex64 and complex128: "
+            f"{what} has dtype {name}; ttcore computes in float32, float64, complex64 and "
+            "complex128: "
             "convert it with .astype(float) or .astype(complex)"
         )
     try:
@@ -77,11 +78,12 @@ def check_dtype(dtype: Any) -> np.dtype[Any]:
         raise TTTypeError(
             f"dtype={name} is not supported; choose float32, float64, complex64 or complex128"
         )
-    return np.dtype(name)
+    found: np.dtype[Any] = np.dtype(name)
+    return found
 
 
 def as_array(value: Any, what: str) -> Array:
-    """``value`` as a native-endian array of float32, float64, complex64 or complex128, copied only if it must be.
+    """``value`` as a native-endian array of one of the four dtypes, copied only if it must be.
 
     Arrays of other libraries stay what and where they are; anything else goes through NumPy.
 
@@ -92,7 +94,8 @@ def as_array(value: Any, what: str) -> Array:
     """
     if hasattr(value, "cores") and hasattr(value, "to_dense"):
         raise TTTypeError(
-            f"{what} is a {type(value).__name__}, expected a dense array; expand it with .to_dense()"
+            f"{what} is a {type(value).__name__}, expected a dense array; expand it with "
+            ".to_dense()"
         )
     if isinstance(value, np.ma.MaskedArray):
         raise TTTypeError(
@@ -113,7 +116,8 @@ def as_array(value: Any, what: str) -> Array:
 def _numpy_array(value: Any, what: str) -> np.ndarray[Any, Any]:
     if type(value).__module__.startswith("scipy.sparse"):
         raise TTTypeError(
-            f"{what} is a sparse {type(value).__name__}, expected a dense array; convert it with .toarray()"
+            f"{what} is a sparse {type(value).__name__}, expected a dense array; convert it "
+            "with .toarray()"
         )
     try:
         return np.asarray(value)
@@ -122,7 +126,9 @@ def _numpy_array(value: Any, what: str) -> np.ndarray[Any, Any]:
 
 
 def astype(x: Array, name: str) -> Array:
-    """``x`` in the dtype called ``name`` of its own library; ``x`` itself when it has that dtype."""
+    """``x`` in the dtype called ``name`` of its own library; ``x`` itself when it has that "
+    "dtype.
+    """
     if dtype_name(x.dtype) == name:
         return x
     xp = namespace(x)
@@ -130,7 +136,9 @@ def astype(x: Array, name: str) -> Array:
 
 
 def in_double(x: Array) -> Array:
-    """The array in double precision, or in JAX's single precision where that library has been told to have no other."""
+    """The array in double precision, or in JAX's single precision where that library has been "
+    "told to have no other.
+    """
     if array_api_compat.is_jax_array(x) and not sys.modules["jax"].config.jax_enable_x64:
         return x
     return astype(x, "complex128" if is_complex(x) else "float64")

@@ -44,9 +44,12 @@ def rank_one(vectors: Sequence[Any]) -> Cores:
 
 
 def gaussian(shape: Sequence[int], ranks: Any, rng: RNG, dtype: Any) -> Cores:
-    """Independent normal cores; the entries of the tensor they represent have mean 0 and variance 1.
+    """Independent normal cores.
 
-    Core k has variance 1 / r_{k+1}: every core is of ordinary size for any number of them. Complex entries have independent real and
+    The entries of the tensor they represent have mean 0 and variance 1.
+
+    Core k has variance 1 / r_{k+1}: every core is of ordinary size for any number of them. Complex
+    entries have independent real and
     imaginary parts, and E|x|² = 1.
     """
     dtype = check_dtype(dtype)
@@ -63,12 +66,15 @@ def gaussian(shape: Sequence[int], ranks: Any, rng: RNG, dtype: Any) -> Cores:
 
 
 def check_ranks(ranks: Any, shape: Sequence[int]) -> tuple[int, ...]:
-    """``ranks`` as d + 1 numbers: an int is clipped to what the shape can use, d - 1 or d + 1 numbers are taken as they are.
+    """``ranks`` as d + 1 numbers.
+
+    An int is clipped to what the shape can use, d - 1 or d + 1 numbers are taken as they are.
 
     Raises
     ------
     TTShapeError, TTTypeError
-        If it is something else, of another length, or has a rank below 1 or an outer rank other than 1.
+        If it is something else, of another length, or has a rank below 1 or an outer rank other
+        than 1.
     """
     d = len(shape)
     try:
@@ -80,7 +86,8 @@ def check_ranks(ranks: Any, shape: Sequence[int]) -> tuple[int, ...]:
             raise TTTypeError(f"ranks={ranks!r} is no int or sequence of ints") from error
         if len(full) not in {d - 1, d + 1}:
             raise TTShapeError(
-                f"ranks has {len(full)} entries, expected an int, {d - 1} inner ranks or {d + 1} ranks"
+                f"ranks has {len(full)} entries, expected an int, {d - 1} inner ranks or "
+                f"{d + 1} ranks"
             ) from None
         full = full if len(full) == d + 1 else (1, *full, 1)
     else:

@@ -1,4 +1,6 @@
-"""Cores of a train: their shapes checked, their arrays made uniform, three-way and four-way views of each other."""
+"""Cores of a train: their shapes checked, their arrays made uniform, three-way and four-way "
+"views of each other.
+"""
 
 import operator
 from collections.abc import Iterable, Sequence
@@ -17,7 +19,8 @@ def check_cores(cores: Iterable[Any], ndim: int) -> Cores:
     Parameters
     ----------
     cores : sequence of arrays
-        Core k of shape ``(r[k], n[k], r[k+1])`` for ``ndim=3``, ``(r[k], m[k], n[k], r[k+1])`` for ``ndim=4``.
+        Core k of shape ``(r[k], n[k], r[k+1])`` for ``ndim=3``, ``(r[k], m[k], n[k], r[k+1])`` for
+        ``ndim=4``.
 
     Raises
     ------
@@ -43,18 +46,21 @@ def check_cores(cores: Iterable[Any], ndim: int) -> Cores:
                 (4, 3): "; three-way cores make a TTTensor",
             }
             raise TTShapeError(
-                f"core {k} has shape {shape}, expected {ndim} axes {layout}{other.get((ndim, len(shape)), '')}"
+                f"core {k} has shape {shape}, expected {ndim} axes "
+                f"{layout}{other.get((ndim, len(shape)), '')}"
             )
         if 0 in shape:
             what = "rank 0" if 0 in {shape[0], shape[-1]} else "an empty mode"
             raise TTShapeError(
-                f"core {k} has shape {shape} with {what}; ranks and modes are at least 1: zero is a train of ranks 1 (tt.zeros)"
+                f"core {k} has shape {shape} with {what}; ranks and modes are at least 1: zero "
+                "is a train of ranks 1 (tt.zeros)"
             )
         if shape[0] != rank:
             raise TTShapeError(
-                f"core {k} has left rank {shape[0]}, but core {k - 1} has right rank {rank}; neighbouring ranks must be equal"
+                f"core {k} has left rank {shape[0]}, but core {k - 1} has right rank {rank}; "
+                "neighbouring ranks must be equal"
                 if k
-                else f"core 0 has left rank {shape[0]}, expected 1; sum over the outer rank or absorb it first"
+                else f"core 0 has left rank {shape[0]}, expected 1; sum over the outer rank"
             )
         rank = shape[-1]
     if rank != 1:
@@ -103,7 +109,7 @@ def check_modes(modes: Any, name: str) -> tuple[int, ...]:
         If it is something else, empty, or has a mode below 1.
     """
     try:
-        checked = (operator.index(modes),)
+        checked: tuple[int, ...] = (operator.index(modes),)
     except TypeError:
         try:
             checked = tuple(operator.index(n) for n in modes)

@@ -1,6 +1,7 @@
-"""SVD, QR and eigendecomposition of a matrix of any array library, with the failures of LAPACK caught once.
+"""SVD, QR and eigendecomposition in any array library, LAPACK's failures caught once.
 
-LAPACK's divide-and-conquer SVD sometimes does not converge on finite input, and libraries report it by different exceptions.
+LAPACK's divide-and-conquer SVD sometimes does not converge on finite input, and libraries report it
+by different exceptions.
 Here a matrix with NaN or Inf is refused by name, and a failure is answered by the next method.
 """
 
@@ -26,7 +27,8 @@ def check_finite(x: Array, what: str) -> None:
     position = int(np.argmin(host(flat)))
     index = tuple(int(i) for i in np.unravel_index(position, tuple(x.shape)))
     raise TTValueError(
-        f"{what} holds NaN or Inf, the first at {index}; a decomposition needs finite entries: mend or mask them first"
+        f"{what} holds NaN or Inf, the first at {index}; a decomposition needs finite entries: "
+        "mend or mask them first"
     )
 
 
@@ -56,7 +58,8 @@ def svd(x: Array, what: str = "the matrix") -> tuple[Array, Array, Array]:
 
     Notes
     -----
-    LAPACK's gesdd, then gesvd, then QR followed by the eigendecomposition of R^H R, whose small singular values are accurate
+    LAPACK's gesdd, then gesvd, then QR followed by the eigendecomposition of R^H R, whose small
+    singular values are accurate
     to sqrt(u) only.
     """
     check_finite(x, what)
@@ -65,7 +68,7 @@ def svd(x: Array, what: str = "the matrix") -> tuple[Array, Array, Array]:
         try:
             u, s, vh = method(x)
         except _FAILURES as error:
-            failure = error
+            failure: Exception = error
             continue
         if math.isfinite(largest(s)):
             return u, s, vh
@@ -109,14 +112,18 @@ def qr(x: Array) -> tuple[Array, Array]:
 
 
 def triangle(x: Array) -> Array:
-    """The factor R of a thin QR decomposition, (min(m, n), n), without forming Q where the library can."""
+    """The factor R of a thin QR decomposition, (min(m, n), n), without forming Q where the "
+    "library can.
+    """
     if isinstance(x, np.ndarray):
         return np.linalg.qr(x, mode="r")
     return namespace(x).linalg.qr(x)[1]
 
 
 def eigh(x: Array) -> tuple[Array, Array]:
-    """Eigenvalues of a Hermitian positive semidefinite matrix, descending and clipped at 0, and eigenvectors in columns."""
+    """Eigenvalues of a Hermitian positive semidefinite matrix, descending and clipped at 0, "
+    "and eigenvectors in columns.
+    """
     xp = namespace(x)
     values, vectors = xp.linalg.eigh(x)
     return xp.clip(xp.flip(values), 0.0, None), xp.flip(vectors, axis=-1)

@@ -51,7 +51,8 @@ def from_dense(
     Parameters
     ----------
     a : (n_1, ..., n_d) array_like
-        d >= 1, no empty axis; read, never written. Integers become float64, float16 becomes float32.
+        d >= 1, no empty axis; read, never written. Integers become float64, float16 becomes
+        float32.
     eps : float, optional
         Relative Frobenius error; None removes only what is below machine precision.
     max_rank : int or sequence of int, optional
@@ -72,13 +73,16 @@ def from_dense(
 
     Notes
     -----
-    :math:`\|A - B\| \le \epsilon\|A\| + c\sqrt d\,u\,\|A\|`, u being the machine epsilon; the ranks are at most those that truncating each unfolding to
-    :math:`\epsilon/\sqrt{d-1}` needs. The array is read two to four times and not copied. Cost about 2 m multiply-adds for each entry,
+    :math:`\|A - B\| \le \epsilon\|A\| + c\sqrt d\,u\,\|A\|`, u being the machine epsilon; the ranks
+    are at most those that truncating each unfolding to
+    :math:`\epsilon/\sqrt{d-1}` needs. The array is read two to four times and not copied. Cost
+    about 2 m multiply-adds for each entry,
     m <= 64.
 
     References
     ----------
-    .. [1] I. V. Oseledets, "Tensor-Train Decomposition", SIAM J. Sci. Comput. 33(5), 2295-2317, 2011. doi:10.1137/090752286
+    .. [1] I. V. Oseledets, "Tensor-Train Decomposition", SIAM J. Sci. Comput. 33(5), 2295-2317,
+    2011. doi:10.1137/090752286
 
     Examples
     --------
@@ -129,7 +133,8 @@ def matrix_from_dense(
     ----------
     a : (M, N) array_like
     row_modes, col_modes : sequence of d ints
-        Multiply to M and to N; row mode k and column mode k share core k. (Layers take input modes first; matrices take rows, the outputs,
+        Multiply to M and to N; row mode k and column mode k share core k. (Layers take input modes
+        first; matrices take rows, the outputs,
         first.)
     eps, max_rank, full_output
         As in `from_dense`.
@@ -156,12 +161,14 @@ def matrix_from_dense(
     a = _dense(a, "A")
     if a.ndim != 2:
         raise TTShapeError(
-            f"A has shape {tuple(a.shape)}, expected a matrix (M, N); use from_dense for other arrays"
+            f"A has shape {tuple(a.shape)}, expected a matrix (M, N); use from_dense for other "
+            "arrays"
         )
     rows, cols = check_modes(row_modes, "row_modes"), check_modes(col_modes, "col_modes")
     if len(rows) != len(cols):
         raise TTShapeError(
-            f"row_modes {rows} and col_modes {cols} have {len(rows)} and {len(cols)} modes; each core takes one of both: "
+            f"row_modes {rows} and col_modes {cols} have {len(rows)} and {len(cols)} modes; "
+            "each core takes one of both: "
             "fill up the shorter with modes of 1"
         )
     for name, modes, length, what in (
@@ -210,7 +217,7 @@ def eye(modes: int | Sequence[int], *, dtype: Any = float) -> TTMatrix:
 def random(
     shape: int | Sequence[int], ranks: int | Sequence[int], *, rng: RNG = None, dtype: Any = float
 ) -> TTTensor:
-    """A TT-tensor with independent normal cores, scaled so that its entries have mean 0 and variance 1.
+    """A TT-tensor of independent normal cores, whose entries have mean 0 and variance 1.
 
     Parameters
     ----------
@@ -239,7 +246,9 @@ def random_matrix(
     rng: RNG = None,
     dtype: Any = float,
 ) -> TTMatrix:
-    """A TT-matrix with independent normal cores, scaled so that its entries have mean 0 and variance 1; see `random`."""
+    """A TT-matrix with independent normal cores, scaled so that its entries have mean 0 and "
+    "variance 1; see `random`.
+    """
     rows, cols = check_modes(row_modes, "row_modes"), check_modes(col_modes, "col_modes")
     if len(rows) != len(cols):
         raise TTShapeError(
@@ -292,7 +301,9 @@ def vdot(a: T, b: T) -> float | complex:
 
 
 def log_vdot(a: T, b: T) -> tuple[float | complex, float]:
-    """``(phase, log_abs)`` such that ``vdot(a, b) == phase * exp(log_abs)``, whatever its size; (0, -inf) for zero.
+    """``(phase, log_abs)`` such that ``vdot(a, b) == phase * exp(log_abs)``, whatever its size.
+
+    (0, -inf) for zero.
 
     Examples
     --------
@@ -305,12 +316,16 @@ def log_vdot(a: T, b: T) -> tuple[float | complex, float]:
 
 
 def distance(a: T, b: T) -> float:
-    """Frobenius norm of ``a - b``, by orthogonalisation: accurate to u (‖a‖ + ‖b‖), where sqrt(vdot) cannot see below 1e-8."""
+    """Frobenius norm of ``a - b``, by orthogonalisation: accurate to u (‖a‖ + ‖b‖), where "
+    "sqrt(vdot) cannot see below 1e-8.
+    """
     return ldexp(*algebra.distance(*_pair(a, b, "distance")))  # type: ignore[no-any-return]
 
 
 def allclose(a: T, b: T, *, rtol: float = 1e-10, atol: float = 0) -> bool:
-    """Whether ‖a − b‖ <= atol + rtol max(‖a‖, ‖b‖), in the Frobenius norm; for norms of any size."""
+    """Whether ‖a − b‖ <= atol + rtol max(‖a‖, ‖b‖), in the Frobenius norm; for norms of any "
+    "size.
+    """
     x, y = _pair(a, b, "allclose")
     rtol, atol = check_eps(rtol, "rtol"), check_eps(atol, "atol")
     larger = max(log_of(*norm(x)), log_of(*norm(y)))
@@ -349,7 +364,8 @@ def round_sum(
     terms : sequence of (number, train)
         At least one; all trains tensors of one shape, or matrices of equal modes.
     eps, max_rank, full_output
-        As in `TTTensor.round`; the error of each term is below that of the sum: eps is relative to the norm of the sum.
+        As in `TTTensor.round`; the error of each term is below that of the sum: eps is relative to
+        the norm of the sum.
 
     Returns
     -------

@@ -1,6 +1,9 @@
-"""Products of TT-matrices: with dense vectors and their gradients, with trains, with each other. On four-way cores (r, m, n, r').
+"""Products of TT-matrices: with dense vectors and their gradients, with trains, with each other.
 
-`matvec` and `matvec_backward` are the pair that an autodiff framework needs; they take a batch of rows, as layers do.
+On four-way cores (r, m, n, r').
+
+`matvec` and `matvec_backward` are the pair that an autodiff framework needs; they take a batch of
+rows, as layers do.
 """
 
 import math
@@ -63,10 +66,12 @@ def matvec(cores: Sequence[Any], x: Any) -> Array:
 
     Notes
     -----
-    The order of contraction is the planner's. Nothing of the size M N is built unless it takes less than 2 MiB and pays. Differentiable by
+    The order of contraction is the planner's. Nothing of the size M N is built unless it takes less
+    than 2 MiB and pays. Differentiable by
     the autodiff of the array's own library, and traceable by ``jax.jit``.
 
-    Source: A. Novikov, D. Podoprikhin, A. Osokin, D. Vetrov, Tensorizing Neural Networks, NIPS 2015, arXiv:1509.06569.
+    Source: A. Novikov, D. Podoprikhin, A. Osokin, D. Vetrov, Tensorizing Neural Networks, NIPS
+    2015, arXiv:1509.06569.
 
     Examples
     --------
@@ -104,7 +109,8 @@ def matvec_backward(cores: Sequence[Any], x: Any, gy: Any) -> tuple[Array, Cores
 
     Notes
     -----
-    The forward states are computed again, a cache-sized chunk of rows at a time, not stored. Cost: about three times that of `matvec`.
+    The forward states are computed again, a cache-sized chunk of rows at a time, not stored. Cost:
+    about three times that of `matvec`.
 
     Examples
     --------
@@ -120,7 +126,8 @@ def matvec_backward(cores: Sequence[Any], x: Any, gy: Any) -> tuple[Array, Cores
     rows = math.prod(row_modes(cores))
     if tuple(gy.shape) != (x.shape[0], rows):
         raise TTShapeError(
-            f"gy has shape {tuple(gy.shape)}, expected {(int(x.shape[0]), rows)}: one row of M = {rows} entries for each row of x"
+            f"gy has shape {tuple(gy.shape)}, expected {(int(x.shape[0]), rows)}: one row of M "
+            f"= {rows} entries for each row of x"
         )
     *cores, x, gy = common((*cores, x, gy))
     stages = plan_for(tuple(cores), int(x.shape[0])).stages
@@ -144,7 +151,8 @@ def _prepared(
     expected = f"(batch, {length})" if axis == 1 else f"({length}, batch)"
     if x.ndim != 2 or x.shape[axis] != length:
         raise TTShapeError(
-            f"{name} has shape {tuple(x.shape)}, expected {expected}: {modes} {col_modes(checked)} multiply to {length}"
+            f"{name} has shape {tuple(x.shape)}, expected {expected}: {modes} "
+            f"{col_modes(checked)} multiply to {length}"
         )
     *done, x = common((*checked, x))
     return tuple(done), x
@@ -171,7 +179,8 @@ def compose(x: Cores, y: Cores) -> Cores:
     """
     if col_modes(x) != row_modes(y):
         raise TTShapeError(
-            f"the left matrix has col_modes {col_modes(x)}, the right operand modes {row_modes(y)}; they must be equal"
+            f"the left matrix has col_modes {col_modes(x)}, the right operand modes "
+            f"{row_modes(y)}; they must be equal"
         )
     both = common((*x, *y))
     return products(both[: len(x)], both[len(x) :], _compose_cores)

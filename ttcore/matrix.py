@@ -27,7 +27,8 @@ class TTMatrix(Train):
     Parameters
     ----------
     cores : sequence of d arrays (r_{k-1}, m_k, n_k, r_k)
-        m: row (output) mode, n: column (input) mode; r_0 = r_d = 1. dtypes and libraries as for `TTTensor`.
+        m: row (output) mode, n: column (input) mode; r_0 = r_d = 1. dtypes and libraries as for
+        `TTTensor`.
 
     Raises
     ------
@@ -36,14 +37,17 @@ class TTMatrix(Train):
 
     Notes
     -----
-    Immutable. ``W @ x`` takes a dense vector (N,), columns (N, B), a TT-tensor of shape ``col_modes`` or a TT-matrix; ``x @ W`` a
+    Immutable. ``W @ x`` takes a dense vector (N,), columns (N, B), a TT-tensor of shape
+    ``col_modes`` or a TT-matrix; ``x @ W`` a
     dense vector (M,) or rows (B, M). `apply` takes rows (B, N), as a layer does.
 
     References
     ----------
-    .. [1] I. V. Oseledets, "Approximation of 2^d x 2^d matrices using tensor decomposition", SIAM J. Matrix Anal. Appl. 31(4),
+    .. [1] I. V. Oseledets, "Approximation of 2^d x 2^d matrices using tensor decomposition", SIAM
+    J. Matrix Anal. Appl. 31(4),
        2130-2145, 2010.
-    .. [2] A. Novikov, D. Podoprikhin, A. Osokin, D. Vetrov, "Tensorizing Neural Networks", NIPS 2015, arXiv:1509.06569.
+    .. [2] A. Novikov, D. Podoprikhin, A. Osokin, D. Vetrov, "Tensorizing Neural Networks", NIPS
+    2015, arXiv:1509.06569.
 
     Examples
     --------
@@ -141,7 +145,9 @@ class TTMatrix(Train):
         return self.T.apply(x)
 
     def apply(self, x: Any) -> Array:
-        """``x @ W.T``: rows (B, N) -> (B, M), as a layer sees them; leading axes (..., N) -> (..., M) too.
+        """``x @ W.T``: rows (B, N) -> (B, M), as a layer sees them.
+
+        Leading axes (..., N) -> (..., M) too.
 
         Raises
         ------
@@ -207,6 +213,7 @@ class TTMatrix(Train):
             letter = "M" if name == "row_modes" else "N"
             rows = x.ndim == 2 and axis == 0 and x.shape[1] == length
             raise TTShapeError(
-                f"x has shape {tuple(x.shape)}, expected {expected} with {letter} = {length}: {name} {_short(modes)} multiply to {length}"
+                f"x has shape {tuple(x.shape)}, expected {expected} with {letter} = {length}: "
+                f"{name} {_short(modes)} multiply to {length}"
                 + ("; for rows (B, N) use W.apply(x)" if rows else "")
             )

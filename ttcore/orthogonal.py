@@ -24,7 +24,9 @@ class Norm(NamedTuple):
 
 
 def by_gram(a: Array, *, fine: bool) -> Array:
-    """R from one Gram matrix, which does not see singular values below sqrt(u), or with ``fine`` from two."""
+    """R from one Gram matrix, which does not see singular values below sqrt(u), or with "
+    "``fine`` from two.
+    """
     return astype(tsqr.r_factor(a, tsqr.gram(a), fine=fine), dtype_name(a.dtype))
 
 
@@ -49,9 +51,12 @@ def norm(cores: Cores, center: int | None = None) -> Norm:
 def right_factors(
     cores: Sequence[Array], factor: Factor, *, stop: int = 1, orthogonal_from: int | None = None
 ) -> dict[int, tuple[Array, int]]:
-    """For each bond k >= stop, left of core k: (R, e), such that 2**e R has the Gram matrix of the rows right of it.
+    """For each bond k >= stop, left of core k.
 
-    Cores from ``orthogonal_from`` on are right-orthogonal: there R is the identity. Bond d, right of everything, has R = 1.
+    (R, e), such that 2**e R has the Gram matrix of the rows right of it.
+
+    Cores from ``orthogonal_from`` on are right-orthogonal: there R is the identity. Bond d, right
+    of everything, has R = 1.
     """
     xp = namespace(*cores)
     d = len(cores)
@@ -86,7 +91,8 @@ def times_right(core: Array, t: Array) -> Array:
 def orthogonalize(cores: Cores, center: int) -> tuple[Cores, int | None]:
     """The same train, left-orthogonal before core ``center`` and right-orthogonal after it.
 
-    Returns the cores and the centre, or None for it where the norm is too far out of range for one core. Ranks shrink to what the
+    Returns the cores and the centre, or None for it where the norm is too far out of range for one
+    core. Ranks shrink to what the
     modes can use. Cost O(d n r^3).
     """
     xp = namespace(*cores)

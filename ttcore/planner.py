@@ -1,8 +1,13 @@
-"""In which order a TT-matrix is multiplied with dense vectors: the cheapest chain of batched matrix products.
+"""In which order a TT-matrix is multiplied with dense vectors.
 
-Every order that sweeps from the right, from the left, or from both ends to a middle bond, with any merging of neighbours into supercores up to
-``SCRATCH`` bytes, is weighed by dynamic programming. One supercore of all cores is the dense matrix: so the dense product is chosen
-where it is cheaper and the matrix fits the scratch. The constants are those of one AVX-512 core; only their proportions matter.
+The cheapest chain of batched matrix products.
+
+Every order that sweeps from the right, from the left, or from both ends to a middle bond, with any
+merging of neighbours into supercores up to
+``SCRATCH`` bytes, is weighed by dynamic programming. One supercore of all cores is the dense
+matrix: so the dense product is chosen
+where it is cheaper and the matrix fits the scratch. The constants are those of one AVX-512 core;
+only their proportions matter.
 """
 
 import math
@@ -32,7 +37,8 @@ class Plan:
     dtype : str
     stages : tuple of Stage
     flops, bytes : int
-        Floating-point operations (a multiply-add counts two, a complex one eight), and bytes read and written, for the whole
+        Floating-point operations (a multiply-add counts two, a complex one eight), and bytes read
+        and written, for the whole
         batch, merging included.
     dense_flops : int
         The same for the dense matrix.
@@ -56,9 +62,11 @@ class Plan:
         rows, cols = math.prod(self.row_modes), math.prod(self.col_modes)
         lines = [
             f"TT-matrix {rows} x {cols}, batch {self.batch}, {self.dtype}: "
-            f"{_count(self.flops)}flop, {_count(self.bytes)}B ({self.bytes} bytes); dense {_count(self.dense_flops)}flop "
+            f"{_count(self.flops)}flop, {_count(self.bytes)}B ({self.bytes} bytes); dense "
+            f"{_count(self.dense_flops)}flop "
             f"({self.dense_flops / max(self.flops, 1):.3g} x)",
-            f"{'step':>4}  {'cores':<8} {'from':<6} {'products':>10}  {'rows x k x inner':<22} {'flop':>8}",
+            f"{'step':>4}  {'cores':<8} {'from':<6} {'products':>10}  {'rows x k x inner':<22} "
+            f"{'flop':>8}",
         ]
         for number, s in enumerate(self.stages):
             cores = str(s.first) if s.last == s.first + 1 else f"{s.first}-{s.last - 1}"
@@ -66,7 +74,8 @@ class Plan:
             size = f"{s.rows} x {s.k} x {s.inner}"
             flops = _per_entry(self.dtype)[1] * s.outer * s.rows * s.k * s.inner * self.batch
             lines.append(
-                f"{number:>4}  {cores:<8} {side:<6} {s.outer * self.batch:>10}  {size:<22} {_count(flops):>8}"
+                f"{number:>4}  {cores:<8} {side:<6} {s.outer * self.batch:>10}  {size:<22} "
+                f"{_count(flops):>8}"
             )
         return "\n".join(lines)
 
@@ -86,7 +95,8 @@ def plan(
     ----------
     row_modes, col_modes, ranks : sequence of int
     batch : int
-        Number of vectors. The order of contraction depends on it rounded up to a power of two, so that equal results
+        Number of vectors. The order of contraction depends on it rounded up to a power of two, so
+        that equal results
         can be expected from nearly equal batches.
     dtype : str
     columns : bool
@@ -134,7 +144,8 @@ def choose(
         return _seconds(stage, batch, size, columns) + merging[stage.first, stage.last]
 
     # right[i]: the cheapest way to contract cores i.. from the right
-    right: list[tuple[float, tuple[Stage, ...]]] = [(math.inf, ())] * d + [(0.0, ())]
+    right: list[tuple[float, tuple[Stage, ...]]] = [(math.inf, ()) for _ in range(d)]
+    right.append((0.0, ()))
     for s in sorted(spans, key=lambda s: -s.first):
         stage = s._replace(
             outer=math.prod(col_modes[: s.first]), inner=math.prod(row_modes[s.last :])
@@ -145,7 +156,8 @@ def choose(
         )
     best = right[0]
     for middle in range(1, d + 1):
-        left: list[tuple[float, tuple[Stage, ...]]] = [(0.0, ())] + [(math.inf, ())] * middle
+        left: list[tuple[float, tuple[Stage, ...]]] = [(0.0, ())]
+        left += [(math.inf, ()) for _ in range(middle)]
         for s in spans:
             if s.last > middle or left[s.first][0] + right[middle][0] >= best[0]:
                 continue
@@ -163,7 +175,9 @@ def choose(
 def _spans(
     row_modes: tuple[int, ...], col_modes: tuple[int, ...], ranks: tuple[int, ...], size: int
 ) -> Iterator[Stage]:
-    """All supercores that fit the scratch, by their first core; the sizes are those of form 0, outer and inner open."""
+    """All supercores that fit the scratch, by their first core; the sizes are those of form 0, "
+    "outer and inner open.
+    """
     d = len(row_modes)
     for first in range(d):
         m = n = 1

@@ -1,10 +1,15 @@
-"""Rounding of trains: the same tensor to a given accuracy with smaller ranks, on three-way cores (r, n, r').
+"""Rounding of trains.
 
-A train is rounded from the left. Before a bond is cut, the cores on its left are orthonormal, and the part on its right enters through a small
-matrix R alone, R^H R being the Gram matrix of its rows: the best truncation of M R^H is the best one of the whole
+The same tensor to a given accuracy with smaller ranks, on three-way cores (r, n, r').
+
+A train is rounded from the left. Before a bond is cut, the cores on its left are orthonormal, and
+the part on its right enters through a small
+matrix R alone, R^H R being the Gram matrix of its rows: the best truncation of M R^H is the best
+one of the whole
 unfolding. The methods differ in how they come by R.
 
-Sources: I. V. Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 33(5), 2011; H. Al Daas, G. Ballard, L. Manning,
+Sources: I. V. Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 33(5), 2011; H. Al Daas,
+G. Ballard, L. Manning,
 Parallel Tensor Train Rounding using Gram SVD, IPDPS 2022.
 """
 
@@ -52,7 +57,8 @@ def round_cores(
     atol : float
         Absolute error that may be made in any case: the budget is max(eps ‖x‖, atol).
     method : {'svd', 'gram', 'randomized'}
-        Householder QR; Gram matrices (two per core where one cannot see ``eps``); a random sketch whose size doubles until independent
+        Householder QR; Gram matrices (two per core where one cannot see ``eps``); a random sketch
+        whose size doubles until independent
         probes find the error small enough.
     rng : seed or Generator
         For 'randomized'.
@@ -64,7 +70,8 @@ def round_cores(
     cores : tuple of arrays (r, n, r')
     info : Info
     center : int or None
-        Orthogonality centre of the result; None where its norm is too far out of range for one core.
+        Orthogonality centre of the result; None where its norm is too far out of range for one
+        core.
 
     Raises
     ------
@@ -73,15 +80,18 @@ def round_cores(
 
     Notes
     -----
-    :math:`\|x - y\| \le \max(\epsilon\|x\|, \mathrm{atol}) + c\sqrt d\,u\,S`, S being the size of the representation
-    (:math:`\sum_i |c_i|\,\|a_i\|` for a sum): cancellation cannot be undone. For 'randomized' this holds with high probability.
+    :math:`\|x - y\| \le \max(\epsilon\|x\|, \mathrm{atol}) + c\sqrt d\,u\,S`, S being the size of
+    the representation
+    (:math:`\sum_i |c_i|\,\|a_i\|` for a sum): cancellation cannot be undone. For 'randomized' this
+    holds with high probability.
     Cost O(d n r^3).
     """
     eps, atol = check_eps(eps), check_eps(atol, "atol")
     caps = check_max_rank(max_rank, len(cores))
     if method not in METHODS:
         raise TTValueError(
-            f"method={method!r} is unknown; choose {', '.join(map(repr, METHODS[:-1]))} or {METHODS[-1]!r}"
+            f"method={method!r} is unknown; choose {', '.join(map(repr, METHODS[:-1]))} or "
+            f"{METHODS[-1]!r}"
         )
     if method == "randomized":
         return _round_by_sketch(cores, eps, caps, atol, rng)
@@ -104,7 +114,9 @@ def _truncate(
     method: str,
     unseen: float = 0.0,
 ) -> tuple[Cores, Info, int | None]:
-    """Round with the factors R given; ``unseen`` is what they may miss at each bond, relative to the norm."""
+    """Round with the factors R given; ``unseen`` is what they may miss at each bond, relative "
+    "to the norm.
+    """
     xp = namespace(*cores)
     d = len(cores)
     if center is not None and 2 * center >= d:

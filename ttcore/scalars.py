@@ -23,7 +23,9 @@ def is_number(value: Any) -> bool:
 
 
 def as_number(value: Any, like: Array, what: str) -> tuple[Any, str]:
-    """``(number, dtype)``: a Python float or complex, or a 0-d array of the library of ``like``; and the dtype of the result.
+    """``(number, dtype)``: a Python float or complex, or a 0-d array of the library of ``like``.
+
+    And the dtype of the result.
 
     Raises
     ------

@@ -1,6 +1,7 @@
 """Exact powers of two: how sweeps over thousands of cores stay in range.
 
-A sweep carries an array of unit size and a Python int, ``array * 2**exponent``. Multiplying by a power of two
+A sweep carries an array of unit size and a Python int, ``array * 2**exponent``. Multiplying by a
+power of two
 is exact, so scaling changes no result beyond range.
 """
 
@@ -29,13 +30,17 @@ def shifted(x: Array, exponent: int) -> Array:
 
 
 def unit_exponent(x: Array) -> int:
-    """The e for which the largest entry of ``x * 2**-e`` is in [1/2, 1); 0 for a zero or non-finite x."""
+    """The e for which the largest entry of ``x * 2**-e`` is in [1/2, 1); 0 for a zero or "
+    "non-finite x.
+    """
     size = largest(x)
     return math.frexp(size)[1] if math.isfinite(size) else 0
 
 
 def unit(x: Array) -> tuple[Array, int]:
-    """``(y, e)`` with ``x == y * 2**e`` and the largest entry of y in [1/2, 1); a zero or non-finite x as it is."""
+    """``(y, e)`` with ``x == y * 2**e`` and the largest entry of y in [1/2, 1); a zero or "
+    "non-finite x as it is.
+    """
     exponent = unit_exponent(x)
     return shifted(x, -exponent), exponent
 
@@ -60,7 +65,8 @@ def unit_cores(cores: Cores) -> tuple[list[Array], int]:
 def evened(cores: Sequence[Array]) -> Cores:
     """The same train, with the scale spread evenly where a core is far from unit size.
 
-    Trains that stand beside each other in the blocks of a sum must not carry their scales in different cores.
+    Trains that stand beside each other in the blocks of a sum must not carry their scales in
+    different cores.
     """
     exponents = [unit_exponent(core) for core in cores]
     if all(
@@ -77,8 +83,10 @@ def evened(cores: Sequence[Array]) -> Cores:
 def absorb(cores: list[Array], exponent: int, center: int | None) -> tuple[Cores, int | None]:
     """The train ``cores * 2**exponent``, and its orthogonality centre if it still has one.
 
-    The power goes into the core ``center`` (core 0 where none is known) as long as its entries stay well inside the range, and
-    is spread evenly over all cores otherwise; then no core but those of a zero exponent keeps orthonormal rows or
+    The power goes into the core ``center`` (core 0 where none is known) as long as its entries stay
+    well inside the range, and
+    is spread evenly over all cores otherwise; then no core but those of a zero exponent keeps
+    orthonormal rows or
     columns, and the centre is None.
     """
     at = 0 if center is None else center

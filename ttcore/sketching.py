@@ -1,7 +1,9 @@
 """Random sketches of a train: an orthonormal train of given ranks whose range holds most of it.
 
-Source: H. Al Daas, G. Ballard, P. Cazeaux, E. Hallman, A. Międlar, M. Pasha, T. W. Reid, A. K. Saibaba, Randomized Algorithms for Rounding in
-the Tensor-Train Format, SIAM J. Sci. Comput. 45(1), 2023: randomise, then orthogonalise. The error is estimated by probes
+Source: H. Al Daas, G. Ballard, P. Cazeaux, E. Hallman, A. Międlar, M. Pasha, T. W. Reid, A. K.
+Saibaba, Randomized Algorithms for Rounding in
+the Tensor-Train Format, SIAM J. Sci. Comput. 45(1), 2023: randomise, then orthogonalise. The error
+is estimated by probes
 that the sketch has not seen.
 """
 
@@ -31,7 +33,8 @@ def sketch(
     exponent : int
         The result is ``cores * 2**exponent``.
     missed : float
-        Estimated Frobenius norm of the difference, relative to the norm of the result; inf where that is zero and the difference is not.
+        Estimated Frobenius norm of the difference, relative to the norm of the result; inf where
+        that is zero and the difference is not.
     """
     xp = namespace(*cores)
     sketches = _right_products(cores, size, generator)
@@ -67,7 +70,8 @@ def _right_products(
 ) -> dict[int, tuple[Array, int]]:
     """For each bond k: (W, e), the rows right of it times ``size`` random vectors being ``2**e W``.
 
-    The vectors are the columns of a Gaussian train of ranks ``size``, scaled so that E‖x w‖² = ‖x‖² for each.
+    The vectors are the columns of a Gaussian train of ranks ``size``, scaled so that E‖x w‖² = ‖x‖²
+    for each.
     """
     xp = namespace(*cores)
     place = {"dtype": cores[0].dtype, **default_device_like(cores[0])}

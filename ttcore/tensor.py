@@ -17,7 +17,8 @@ class TTTensor(Train):
     Parameters
     ----------
     cores : sequence of d arrays (r_{k-1}, n_k, r_k)
-        r_0 = r_d = 1; float32, float64, complex64 or complex128, of NumPy or any array-API library. Integers become float64; NumPy arrays are
+        r_0 = r_d = 1; float32, float64, complex64 or complex128, of NumPy or any array-API library.
+        Integers become float64; NumPy arrays are
         kept as read-only views, not copied.
 
     Raises
@@ -27,12 +28,14 @@ class TTTensor(Train):
 
     Notes
     -----
-    Immutable. Operators: ``+ - *`` elementwise with trains (broadcasting) and numbers, ``/`` by numbers; ranks of a sum add, of a
+    Immutable. Operators: ``+ - *`` elementwise with trains (broadcasting) and numbers, ``/`` by
+    numbers; ranks of a sum add, of a
     product multiply: `round` brings them down.
 
     References
     ----------
-    .. [1] I. V. Oseledets, "Tensor-Train Decomposition", SIAM J. Sci. Comput. 33(5), 2295-2317, 2011. doi:10.1137/090752286
+    .. [1] I. V. Oseledets, "Tensor-Train Decomposition", SIAM J. Sci. Comput. 33(5), 2295-2317,
+    2011. doi:10.1137/090752286
 
     Examples
     --------

@@ -1,6 +1,7 @@
 """What TT-tensors and TT-matrices have in common: a base class over a tuple of cores.
 
-A TT-matrix with modes (m_k, n_k) is added, measured and rounded as the TT-tensor with modes m_k n_k. The subclasses say how their cores become three-way ones
+A TT-matrix with modes (m_k, n_k) is added, measured and rounded as the TT-tensor with modes m_k
+n_k. The subclasses say how their cores become three-way ones
 and back.
 """
 
@@ -38,7 +39,9 @@ class Train:
 
     @classmethod
     def _made(cls, cores: Cores, center: int | None = None) -> Self:
-        """A train of cores that ttcore made: they need no checks, and what is known of them is remembered."""
+        """A train of cores that ttcore made: they need no checks, and what is known of them is "
+        "remembered.
+        """
         train = cls.__new__(cls)
         train._cores = read_only(cores)
         train._center = center
@@ -135,7 +138,8 @@ class Train:
         needed = self.size * np.dtype(dtype_name(self.dtype)).itemsize
         if needed > max_bytes:
             raise TTSizeError(
-                f"the dense array of shape {_short(self.shape)} takes {_digits(needed)} bytes, more than max_bytes={max_bytes}; "
+                f"the dense array of shape {_short(self.shape)} takes {_digits(needed)} bytes, "
+                f"more than max_bytes={max_bytes}; "
                 "give to_dense a larger max_bytes if it fits the memory"
             )
 
@@ -143,14 +147,16 @@ class Train:
         """The dense array for NumPy, up to 8 GiB."""
         if copy is False:
             raise TTValueError(
-                "a train has no dense array to share; np.asarray(train, copy=False) cannot work: leave out copy"
+                "a train has no dense array to share; np.asarray(train, copy=False) cannot "
+                "work: leave out copy"
             )
         return np.asarray(self.to_dense(), dtype=dtype)
 
     def __bool__(self) -> NoReturn:
         """Not defined, as for arrays."""
         raise TTValueError(
-            f"the truth value of a {type(self).__name__} is ambiguous; compare .norm() with 0, or two trains with tt.allclose"
+            f"the truth value of a {type(self).__name__} is ambiguous; compare .norm() with 0, "
+            "or two trains with tt.allclose"
         )
 
     def __repr__(self) -> str:
@@ -158,7 +164,8 @@ class Train:
         return (
             f"{type(self).__name__}({self._describe_modes()},\n"
             f"    ranks={_short(self.ranks)}, dtype={dtype_name(self.dtype)},\n"
-            f"    {len(self._cores)} cores, {self.num_params} parameters, compression {self.compression:.4g})"
+            f"    {len(self._cores)} cores, {self.num_params} parameters, compression "
+            f"{self.compression:.4g})"
         )
 
     def _describe_modes(self) -> str:
@@ -247,7 +254,8 @@ class Train:
     def _check_kin(self, other: "Train") -> None:
         if type(other) is not type(self):
             raise TTTypeError(
-                f"one operand is a {type(self).__name__}, the other a {type(other).__name__}; both must be of one kind"
+                f"one operand is a {type(self).__name__}, the other a {type(other).__name__}; "
+                "both must be of one kind"
             )
         check_same_library((self._cores[0], other._cores[0]), "the two trains")
 
@@ -256,7 +264,8 @@ class Train:
         self._check_kin(other)
         if self._modes != other._modes:
             raise TTShapeError(
-                f"modes differ: {self._describe_modes()} and {other._describe_modes()}; both trains need the same modes"
+                f"modes differ: {self._describe_modes()} and {other._describe_modes()}; both "
+                "trains need the same modes"
             )
         return self._flat, other._flat
 
@@ -265,7 +274,8 @@ class Train:
         return self._paired(other)
 
     def _scaled(self, factor: Any, *, divide: bool = False) -> Self:
-        what = f"cannot {'divide' if divide else 'multiply'} a {type(self).__name__} {'by' if divide else 'and'}"
+        verb, joint = ("divide", "by") if divide else ("multiply", "and")
+        what = f"cannot {verb} a {type(self).__name__} {joint}"
         self._refuse_array(factor, what)
         number, dtype = as_number(factor, self._cores[0], what)
         if divide and isinstance(number, float | complex) and number == 0:
@@ -276,7 +286,8 @@ class Train:
     def _refuse_array(self, value: Any, what: str) -> None:
         if not is_number(value) and hasattr(value, "shape"):
             raise TTTypeError(
-                f"{what} {kind(value)}: that would expand the train; make it a train first by tt.{self._from_dense}"
+                f"{what} {kind(value)}: that would expand the train; make it a train first by "
+                f"tt.{self._from_dense}"
             )
 
     # measures
@@ -353,8 +364,10 @@ class Train:
 
         Notes
         -----
-        :math:`\|x - y\| \le \max(\epsilon\|x\|, \mathrm{atol}) + c\sqrt d\,u\,S`, S being the size of the representation, such as
-        :math:`\sum_i |c_i|\,\|a_i\|` for a sum: what cancelled there cannot be had back. 'svd' and 'gram' guarantee it; with 'randomized' it
+        :math:`\|x - y\| \le \max(\epsilon\|x\|, \mathrm{atol}) + c\sqrt d\,u\,S`, S being the size
+        of the representation, such as
+        :math:`\sum_i |c_i|\,\|a_i\|` for a sum: what cancelled there cannot be had back. 'svd' and
+        'gram' guarantee it; with 'randomized' it
         holds with high probability. Cost O(d n r^3).
 
         Examples
@@ -379,7 +392,8 @@ class Train:
     def orthogonalize(self, center: int) -> Self:
         """The same train, left-orthogonal before core ``center`` and right-orthogonal after it.
 
-        Ranks shrink to what the modes can use. Where the norm is too far out of range for one core, cores are orthogonal up to powers of two.
+        Ranks shrink to what the modes can use. Where the norm is too far out of range for one core,
+        cores are orthogonal up to powers of two.
 
         Raises
         ------

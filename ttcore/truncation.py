@@ -1,4 +1,6 @@
-"""How much an approximation may discard, which rank that allows, and the report of what was done."""
+"""How much an approximation may discard, which rank that allows, and the report of what was "
+"done.
+"""
 
 import math
 import numbers
@@ -13,7 +15,8 @@ from ttcore.arrays import host, rounding_unit
 from ttcore.errors import TTShapeError, TTTypeError, TTValueError
 from ttcore.typing import Array
 
-#: what ``eps=None`` discards per bond, in units of the roundoff: just above the noise of a factorisation
+#: what ``eps=None`` discards per bond, in units of the roundoff: just above the noise of a
+# factorisation
 PRECISION = 8.0
 
 
@@ -26,12 +29,14 @@ class Info:
     error : float
         Frobenius norm of the difference, relative to the norm of what was approximated.
     error_kind : {'measured', 'bound', 'estimate'}
-        'measured': equal to the error up to rounding; 'bound': not smaller than it; 'estimate': a random
+        'measured': equal to the error up to rounding; 'bound': not smaller than it; 'estimate': a
+        random
         sketch's value, right with high probability.
     ranks : tuple of int
         The d + 1 ranks of the result.
     discarded : tuple of float
-        Frobenius norm of what was discarded at each of the d - 1 bonds, on the scale of the data (inf or 0 beyond range).
+        Frobenius norm of what was discarded at each of the d - 1 bonds, on the scale of the data
+        (inf or 0 beyond range).
     method : str
         The algorithm that ran.
     """
@@ -83,7 +88,8 @@ def check_max_rank(max_rank: Any, d: int) -> tuple[float, ...]:
             ) from error
         if len(caps) != d - 1:
             raise TTShapeError(
-                f"max_rank has {len(caps)} entries, but {d} cores have {d - 1} bonds; give one int, or one per bond"
+                f"max_rank has {len(caps)} entries, but {d} cores have {d - 1} bonds; give one "
+                "int, or one per bond"
             ) from None
         smallest = min(caps, default=1)
     if smallest < 1:
@@ -92,12 +98,16 @@ def check_max_rank(max_rank: Any, d: int) -> tuple[float, ...]:
 
 
 def per_bond(eps: float, d: int, like: Array) -> float:
-    """Relative tail that one of d - 1 bonds may discard: their squares sum to eps**2, or to what precision cannot see."""
+    """Relative tail that one of d - 1 bonds may discard: their squares sum to eps**2, or to "
+    "what precision cannot see.
+    """
     return max(eps / math.sqrt(max(d - 1, 1)), PRECISION * rounding_unit(like))
 
 
 def choose_rank(singular_values: Array, budget: float, cap: float) -> tuple[int, float]:
-    """Smallest rank >= 1 whose discarded tail has norm <= ``budget``, but at most ``cap``; and the norm of that tail.
+    """Smallest rank >= 1 whose discarded tail has norm <= ``budget``, but at most ``cap``.
+
+    And the norm of that tail.
 
     Parameters
     ----------

@@ -13,7 +13,9 @@ RNG: TypeAlias = int | np.random.Generator | np.random.BitGenerator | np.random.
 
 
 class Stage(NamedTuple):
-    """One step of a contraction: cores ``first..last-1`` times the state, as ``outer`` products (rows, k) @ (k, inner).
+    """One step of a contraction.
+
+    Cores ``first..last-1`` times the state, as ``outer`` products (rows, k) @ (k, inner).
 
     ``form`` names the axes of the supercore (r, m, n, r') in its matrix:
 

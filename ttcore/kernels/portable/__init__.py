@@ -1,1 +1,3 @@
-"""Every kernel in array-API terms: the reference for the compiled twins, and the path for all other array libraries."""
+"""Every kernel in array-API terms: the reference for the compiled twins, and the path for all "
+"other array libraries.
+"""

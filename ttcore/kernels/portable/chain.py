@@ -1,8 +1,9 @@
-"""The product of a TT-matrix with dense rows or columns, and its gradients, as a chain of batched matrix products.
+"""Products of a TT-matrix with dense vectors, and gradients, as batched matrix products.
 
     state (outer, K, inner)  ->  A (rows, K) @ state  ->  state (outer, rows, inner)
 
-A is a supercore as a matrix; each stage's result is, reshaped, already what the next stage reads: no transpositions. The stages come from
+A is a supercore as a matrix; each stage's result is, reshaped, already what the next stage reads:
+no transpositions. The stages come from
 ``planner.plan``. Callers: ``linear``. Oracle: ``testing.dense_matrix``.
 """
 
@@ -42,7 +43,9 @@ def matvec(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
 
 
 def matmat(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
-    """The matrix times the columns of ``x`` (N, batch): (M, batch), the batch being the innermost axis throughout."""
+    """The matrix times the columns of ``x`` (N, batch): (M, batch), the batch being the "
+    "innermost axis throughout.
+    """
     xp = namespace(x)
     batch = x.shape[1]
     state = x
@@ -54,11 +57,14 @@ def matmat(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
 def matvec_backward(
     cores: Cores, x: Array, gy: Array, stages: Sequence[Stage]
 ) -> tuple[Array, Cores]:
-    """Gradients of ``matvec`` for the gradient ``gy`` of its result; the states are computed again, chunk by chunk.
+    """Gradients of ``matvec`` for the gradient ``gy`` of its result.
+
+    The states are computed again, chunk by chunk.
 
     Contract
         x      (batch, N), gy (batch, M)  dtype of the cores
-        result gx (batch, N) = conj(W)^T gy, and one array like each core; complex ones conjugated as torch does
+        result gx (batch, N) = conj(W)^T gy, and one array like each core; complex ones conjugated
+        as torch does
     """
     xp = namespace(x)
     matrices = [_matrix(cores, stage) for stage in stages]
@@ -87,7 +93,9 @@ def matvec_backward(
 
 
 def _chunks(x: Array, stages: Sequence[Stage], *, kept: bool = False) -> list[tuple[int, int]]:
-    """Ranges of rows whose states fit the cache; fixed by shapes alone. Other libraries than NumPy get one range."""
+    """Ranges of rows whose states fit the cache; fixed by shapes alone. Other libraries than "
+    "NumPy get one range.
+    """
     batch = int(x.shape[0])
     sizes = [stage.outer * stage.inner * max(stage.rows, stage.k) for stage in stages]
     per_row = (

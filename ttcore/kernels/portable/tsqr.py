@@ -1,11 +1,16 @@
 r"""A small R with R^H R = A^H A for a tall matrix A, read in blocks of rows and never copied.
 
-One Gram matrix sees singular values down to :math:`\sqrt u\,\|A\|`. A second one, of A V in the eigenbasis V of the first, sees down to
-:math:`u\,\|A\|`: the columns of A V are graded and nearly orthogonal, every entry of a computed Gram matrix is accurate to
-:math:`u\,\|b_i\|\,\|b_j\|`, and eliminating the large columns first keeps the errors of the small ones small.
+One Gram matrix sees singular values down to :math:`\sqrt u\,\|A\|`. A second one, of A V in the
+eigenbasis V of the first, sees down to
+:math:`u\,\|A\|`: the columns of A V are graded and nearly orthogonal, every entry of a computed
+Gram matrix is accurate to
+:math:`u\,\|b_i\|\,\|b_j\|`, and eliminating the large columns first keeps the errors of the small
+ones small.
 
-Callers: ``decompose``, ``rounding``. Oracle: Householder QR. Source of the idea that a graded Gram matrix keeps relative accuracy:
-J. Demmel and K. Veselić, Jacobi's method is more accurate than QR, SIAM J. Matrix Anal. Appl. 13(4), 1992.
+Callers: ``decompose``, ``rounding``. Oracle: Householder QR. Source of the idea that a graded Gram
+matrix keeps relative accuracy:
+J. Demmel and K. Veselić, Jacobi's method is more accurate than QR, SIAM J. Matrix Anal. Appl.
+13(4), 1992.
 """
 
 import math
@@ -20,14 +25,18 @@ BLOCK_BYTES = 2**21
 
 
 def blocks(a: Array) -> list[tuple[int, int]]:
-    """First and last row of each block: fixed by the shape alone, so results do not depend on the machine."""
+    """First and last row of each block: fixed by the shape alone, so results do not depend on "
+    "the machine.
+    """
     size = 16 if is_complex(a) else 8
     step = max(64, BLOCK_BYTES // (size * int(a.shape[1])))
     return [(first, min(first + step, a.shape[0])) for first in range(0, a.shape[0], step)]
 
 
 def scaled_block(a: Array, first: int, last: int, scale: float) -> Array:
-    """Rows first..last-1 in double precision (sums over many rows of float32 data lose nothing there) times ``scale``."""
+    """Rows first..last-1 in double precision (sums over many rows of float32 data lose nothing "
+    "there) times ``scale``.
+    """
     block = in_double(a[first:last, :])
     return block if scale == 1.0 else block * scale
 
@@ -51,7 +60,9 @@ def gram(a: Array, *, scale: float = 1.0, basis: Array | None = None) -> Array:
 
 
 def plain_gram_floor(m: int, unit: float) -> float:
-    """Relative size of a tail of singular values that one Gram matrix of m columns still measures within a few percent."""
+    """Relative size of a tail of singular values that one Gram matrix of m columns still "
+    "measures within a few percent.
+    """
     return 3.0 * math.sqrt(m * unit)
 
 
@@ -61,9 +72,11 @@ def r_factor(a: Array, g: Array, *, fine: bool, scale: float = 1.0) -> Array:
     Contract
         a      (N, m)  any strides; N >= 1
         g      (m, m)  ``gram(a, scale=scale)``, finite
-        fine   whether tails of singular values below ``plain_gram_floor`` matter: then A is read once more
+        fine   whether tails of singular values below ``plain_gram_floor`` matter: then A is read
+        once more
         scale  the power of two that g was made with
-    Backward error: with ``fine`` a modest multiple of :math:`u\,\|A\|_F`. Cost: with ``fine`` 2 N m^2 multiply-adds.
+    Backward error: with ``fine`` a modest multiple of :math:`u\,\|A\|_F`. Cost: with ``fine`` 2 N
+    m^2 multiply-adds.
     """
     xp = namespace(g)
     values, vectors = eigh(g)
@@ -74,12 +87,15 @@ def r_factor(a: Array, g: Array, *, fine: bool, scale: float = 1.0) -> Array:
 
 
 def _graded(g: Array, threshold: float) -> Array:
-    """R with R^H R = g for a Gram matrix of graded, nearly orthogonal columns in descending order."""
+    """R with R^H R = g for a Gram matrix of graded, nearly orthogonal columns in descending "
+    "order.
+    """
     xp = namespace(g)
     norms = xp.sqrt(xp.abs(xp.linalg.diagonal(g)))
     sizes = host(norms)
     large = int(np.sum(sizes >= threshold * sizes.max()))
-    # eigenvalue order: the large columns come first, up to ties that the count leaves harmlessly on either side
+    # eigenvalue order: the large columns come first, up to ties that the count leaves harmlessly on
+    # either side
     root, inverse = _scaled_root(g[:large, :large], norms[:large])
     if large == g.shape[0]:
         return root
@@ -102,13 +118,16 @@ def _scaled_root(g: Array, norms: Array) -> tuple[Array, Array]:
 
 
 def project(a: Array, basis: Array, *, scale: float = 1.0) -> tuple[Array, float]:
-    r"""``(Z, e)``: Z = s A V and the Frobenius norm e of the residual s A − Z V^H, both in one pass.
+    r"""``(Z, e)``.
+
+    Z = s A V and the Frobenius norm e of the residual s A − Z V^H, both in one pass.
 
     Contract
         a      (N, m)   any strides
         basis  (m, r)   orthonormal columns, dtype of ``a``
         Z      (N, r)   dtype of ``a``
-    The residual is formed entry by entry in cache, so e is a certificate: it does not suffer from the cancellation of
+    The residual is formed entry by entry in cache, so e is a certificate: it does not suffer from
+    the cancellation of
     :math:`\|A\|^2 - \|Z\|^2`. Cost: 2 N m r multiply-adds.
     """
     xp = namespace(a)
