@@ -238,10 +238,11 @@ class Train:
         return self._plus_number(other)
 
     def __sub__(self, other: Any) -> Self:
-        return self + (-other if isinstance(other, Train) or is_number(other) else other)
+        negative = -other if isinstance(other, Train) or is_number(other) else other
+        return self.__add__(negative)
 
     def __rsub__(self, other: Any) -> Self:
-        return -self + other
+        return (-self).__add__(other)
 
     def _plus_number(self, other: Any) -> Self:
         what = f"cannot add a {type(self).__name__} and"
