@@ -47,8 +47,9 @@ def promoted(x: Cores, y: Cores) -> tuple[Cores, Cores]:
 
 
 def broadcast(x: Cores, shape: Sequence[int]) -> Cores:
-    """The train stretched to ``shape`` by NumPy's rules: modes of 1 repeat, missing modes come "
-    "from the left.
+    """The train stretched to ``shape`` by NumPy's rules.
+
+    Modes of 1 repeat, missing modes come from the left.
     """
     xp = namespace(*x)
     missing = len(shape) - len(x)
@@ -155,21 +156,20 @@ def _khatri_rao(g: Array, h: Array) -> Array:
 
 
 def products(x: Cores, y: Cores, product: Callable[[Array, Array], Array]) -> Cores:
-    """The train of ``product`` of each pair of cores, the powers of two of cores beyond the "
-    "middle of the range set aside and spread.
+    """The train of ``product`` of each pair of cores.
+
+    The powers of two of cores beyond the middle of the range are set aside and spread.
     """
     cores, exponent = [], 0
-    for g, h in zip(x, y, strict=True):
-        (g, a), (h, b) = (_tame(core) for core in (g, h))
+    for pair in zip(x, y, strict=True):
+        (g, a), (h, b) = map(_tame, pair)
         cores.append(product(g, h))
         exponent += a + b
     return absorb(cores, exponent, None)[0] if exponent else tuple(cores)
 
 
 def _tame(core: Array) -> tuple[Array, int]:
-    """A core beyond the middle of the range brought to unit size, and its exponent; another "
-    "core as it is, and 0.
-    """
+    """``(unit core, exponent)`` of a core beyond the middle of the range; else it and 0."""
     exponent = unit_exponent(core)
     return (core, 0) if abs(exponent) <= reach(core) // 3 else (shifted(core, -exponent), exponent)
 
@@ -232,8 +232,8 @@ def inner(x: Cores, y: Cores) -> tuple[Any, int]:
     xp = namespace(*x)
     interface = xp.ones((1, 1), dtype=x[0].dtype, **default_device_like(x[0]))
     exponent = 0
-    for g, h in zip(x, y, strict=True):
-        (g, a), (h, b) = (_tame(core) for core in (g, h))
+    for pair in zip(x, y, strict=True):
+        (g, a), (h, b) = map(_tame, pair)
         half = times_left(interface, h)  # (r, n, s')
         r, n, t = g.shape
         # P' = sum_i G(i)^H P H(i)

@@ -126,9 +126,7 @@ def _numpy_array(value: Any, what: str) -> np.ndarray[Any, Any]:
 
 
 def astype(x: Array, name: str) -> Array:
-    """``x`` in the dtype called ``name`` of its own library; ``x`` itself when it has that "
-    "dtype.
-    """
+    """``x`` in the dtype called ``name`` of its own library; a copy only where it changes."""
     if dtype_name(x.dtype) == name:
         return x
     xp = namespace(x)
@@ -136,9 +134,7 @@ def astype(x: Array, name: str) -> Array:
 
 
 def in_double(x: Array) -> Array:
-    """The array in double precision, or in JAX's single precision where that library has been "
-    "told to have no other.
-    """
+    """The array in double precision; in single where JAX was told to have no other."""
     if array_api_compat.is_jax_array(x) and not sys.modules["jax"].config.jax_enable_x64:
         return x
     return astype(x, "complex128" if is_complex(x) else "float64")

@@ -1,6 +1,4 @@
-"""Cores of a train: their shapes checked, their arrays made uniform, three-way and four-way "
-"views of each other.
-"""
+"""Cores of a train: shapes checked, arrays made uniform, views of each other."""
 
 import operator
 from collections.abc import Iterable, Sequence

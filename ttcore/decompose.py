@@ -1,11 +1,9 @@
 """TT-SVD: from a dense array to cores, with a guaranteed error.
 
 Source: I. V. Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 33(5), 2295-2317, 2011:
-every unfolding in turn is replaced by
-its truncated SVD, and the squares of the errors add up. Here the sweep goes from the last mode to
-the first, so
-that a C-ordered array is read as tall blocks of rows, and the trailing modes are merged while the
-matrix stays narrow.
+every unfolding in turn is replaced by its truncated SVD, and the squares of the errors add up. Here
+the sweep goes from the last mode to the first, so that a C-ordered array is read as tall blocks of
+rows, and the trailing modes are merged while the matrix stays narrow.
 """
 
 import math
@@ -72,8 +70,9 @@ def tt_svd(
 
 
 def _tall_part(modes: list[int], rank: int) -> int:
-    """How many leading modes stay when a tall matrix is cut off; 0 where none is tall and "
-    "large enough to pay.
+    """How many leading modes stay when a tall matrix is cut off.
+
+    0 where no unfolding is tall and large enough for a Gram matrix to pay.
     """
     kept = len(modes) - 1
     rows, columns = math.prod(modes[:kept]), modes[kept] * rank
@@ -103,8 +102,9 @@ class _Sweep:
         self.exponent = 0
 
     def cut_tall(self, a: Array, modes: Sequence[int], rank: int) -> tuple[Array, list[Array]]:
-        """Cut ``modes`` off a tall matrix (N, prod(modes) * rank): the part that is left (N, "
-        "r), and their cores.
+        """Cut ``modes`` off a tall matrix (N, prod(modes) * rank).
+
+        Returns what is left (N, r), and the cores of the modes.
         """
         g = tsqr.gram(a)
         scale = 1.0
@@ -139,8 +139,9 @@ class _Sweep:
     def _cut(
         self, x: Array, modes: Sequence[int], rank: int, bond: int
     ) -> tuple[Array, list[Array], list[float]]:
-        """Truncated SVDs of the unfoldings of x (l, n_1 ... n_k rank), the last first; "
-        "``bond`` is the one before n_1.
+        """Cut ``modes`` off x (l, n_1 ... n_k rank) by truncated SVDs, the last one first.
+
+        ``bond`` is the number of the bond before n_1. Returns the rest, cores, norms cut.
         """
         xp = namespace(x)
         cores: list[Array] = []
@@ -156,8 +157,9 @@ class _Sweep:
         return x, cores, lost
 
     def _scale(self, a: Array, g: Array) -> float:
-        """Power of two that brings the entries near 1; 1.0 where the squares in g are far from "
-        "both ends of the range.
+        """Power of two that brings the entries near 1.
+
+        1.0 where the squares in g are far from both ends of the range.
         """
         trace = float(np.trace(host(g)).real)
         low, high = (2.0**-60, 2.0**180) if rounding_unit(a) > 2.0**-30 else (2.0**-600, 2.0**900)

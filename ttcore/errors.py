@@ -1,8 +1,7 @@
 """The exceptions of ttcore: one class per kind of mistake.
 
 Each derives from `TTError` and from what NumPy or Python would raise for the same mistake, so code
-that
-already catches ``ValueError`` or ``IndexError`` keeps working.
+that already catches ``ValueError`` or ``IndexError`` keeps working.
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
 """SVD, QR and eigendecomposition in any array library, LAPACK's failures caught once.
 
 LAPACK's divide-and-conquer SVD sometimes does not converge on finite input, and libraries report it
-by different exceptions.
-Here a matrix with NaN or Inf is refused by name, and a failure is answered by the next method.
+by different exceptions. Here a matrix with NaN or Inf is refused by name, and a failure is answered
+by the next method.
 """
 
 import math
@@ -112,18 +112,14 @@ def qr(x: Array) -> tuple[Array, Array]:
 
 
 def triangle(x: Array) -> Array:
-    """The factor R of a thin QR decomposition, (min(m, n), n), without forming Q where the "
-    "library can.
-    """
+    """The factor R, (min(m, n), n), of a thin QR; without forming Q where the library can."""
     if isinstance(x, np.ndarray):
         return np.linalg.qr(x, mode="r")
     return namespace(x).linalg.qr(x)[1]
 
 
 def eigh(x: Array) -> tuple[Array, Array]:
-    """Eigenvalues of a Hermitian positive semidefinite matrix, descending and clipped at 0, "
-    "and eigenvectors in columns.
-    """
+    """Eigenvalues, descending and clipped at 0, and eigenvectors of a Gram matrix."""
     xp = namespace(x)
     values, vectors = xp.linalg.eigh(x)
     return xp.clip(xp.flip(values), 0.0, None), xp.flip(vectors, axis=-1)

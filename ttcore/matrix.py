@@ -8,12 +8,13 @@ import numpy as np
 
 from ttcore import algebra, linear
 from ttcore.arrays import as_array, check_dtype, check_same_library, dtype_name, namespace
+from ttcore.base import short
 from ttcore.cores import as_four_way, as_three_way
 from ttcore.errors import TTShapeError, TTTypeError, TTValueError
 from ttcore.planner import Plan
 from ttcore.scalars import kind
 from ttcore.tensor import TTTensor
-from ttcore.train import Train, _short
+from ttcore.train import Train
 from ttcore.typing import Array, Cores
 
 
@@ -44,10 +45,10 @@ class TTMatrix(Train):
     References
     ----------
     .. [1] I. V. Oseledets, "Approximation of 2^d x 2^d matrices using tensor decomposition", SIAM
-    J. Matrix Anal. Appl. 31(4),
+       J. Matrix Anal. Appl. 31(4),
        2130-2145, 2010.
     .. [2] A. Novikov, D. Podoprikhin, A. Osokin, D. Vetrov, "Tensorizing Neural Networks", NIPS
-    2015, arXiv:1509.06569.
+       2015, arXiv:1509.06569.
 
     Examples
     --------
@@ -89,7 +90,7 @@ class TTMatrix(Train):
         return self.row_modes, self.col_modes
 
     def _describe_modes(self) -> str:
-        return f"row_modes={_short(self.row_modes)}, col_modes={_short(self.col_modes)}"
+        return f"row_modes={short(self.row_modes)}, col_modes={short(self.col_modes)}"
 
     def _expanded(self) -> Array:
         d = len(self._cores)
@@ -214,6 +215,6 @@ class TTMatrix(Train):
             rows = x.ndim == 2 and axis == 0 and x.shape[1] == length
             raise TTShapeError(
                 f"x has shape {tuple(x.shape)}, expected {expected} with {letter} = {length}: "
-                f"{name} {_short(modes)} multiply to {length}"
+                f"{name} {short(modes)} multiply to {length}"
                 + ("; for rows (B, N) use W.apply(x)" if rows else "")
             )

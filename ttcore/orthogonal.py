@@ -24,9 +24,7 @@ class Norm(NamedTuple):
 
 
 def by_gram(a: Array, *, fine: bool) -> Array:
-    """R from one Gram matrix, which does not see singular values below sqrt(u), or with "
-    "``fine`` from two.
-    """
+    """R from one Gram matrix, blind below sqrt(u), or with ``fine`` from two."""
     return astype(tsqr.r_factor(a, tsqr.gram(a), fine=fine), dtype_name(a.dtype))
 
 

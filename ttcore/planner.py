@@ -3,11 +3,10 @@
 The cheapest chain of batched matrix products.
 
 Every order that sweeps from the right, from the left, or from both ends to a middle bond, with any
-merging of neighbours into supercores up to
-``SCRATCH`` bytes, is weighed by dynamic programming. One supercore of all cores is the dense
-matrix: so the dense product is chosen
-where it is cheaper and the matrix fits the scratch. The constants are those of one AVX-512 core;
-only their proportions matter.
+merging of neighbours into supercores up to ``SCRATCH`` bytes, is weighed by dynamic programming.
+One supercore of all cores is the dense matrix: so the dense product is chosen where it is cheaper
+and the matrix fits the scratch. The constants are those of one AVX-512 core; only their proportions
+matter.
 """
 
 import math
@@ -175,8 +174,9 @@ def choose(
 def _spans(
     row_modes: tuple[int, ...], col_modes: tuple[int, ...], ranks: tuple[int, ...], size: int
 ) -> Iterator[Stage]:
-    """All supercores that fit the scratch, by their first core; the sizes are those of form 0, "
-    "outer and inner open.
+    """All supercores that fit the scratch, by their first core.
+
+    The sizes are those of form 0, outer and inner still open.
     """
     d = len(row_modes)
     for first in range(d):

@@ -3,14 +3,12 @@
 The same tensor to a given accuracy with smaller ranks, on three-way cores (r, n, r').
 
 A train is rounded from the left. Before a bond is cut, the cores on its left are orthonormal, and
-the part on its right enters through a small
-matrix R alone, R^H R being the Gram matrix of its rows: the best truncation of M R^H is the best
-one of the whole
-unfolding. The methods differ in how they come by R.
+the part on its right enters through a small matrix R alone, R^H R being the Gram matrix of its
+rows: the best truncation of M R^H is the best one of the whole unfolding. The methods differ in how
+they come by R.
 
 Sources: I. V. Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 33(5), 2011; H. Al Daas,
-G. Ballard, L. Manning,
-Parallel Tensor Train Rounding using Gram SVD, IPDPS 2022.
+G. Ballard, L. Manning, Parallel Tensor Train Rounding using Gram SVD, IPDPS 2022.
 """
 
 import math
@@ -114,9 +112,7 @@ def _truncate(
     method: str,
     unseen: float = 0.0,
 ) -> tuple[Cores, Info, int | None]:
-    """Round with the factors R given; ``unseen`` is what they may miss at each bond, relative "
-    "to the norm.
-    """
+    """Round with factors R that miss at most ``unseen`` of the norm at each bond."""
     xp = namespace(*cores)
     d = len(cores)
     if center is not None and 2 * center >= d:

@@ -1,8 +1,7 @@
 """Exact powers of two: how sweeps over thousands of cores stay in range.
 
 A sweep carries an array of unit size and a Python int, ``array * 2**exponent``. Multiplying by a
-power of two
-is exact, so scaling changes no result beyond range.
+power of two is exact, so scaling changes no result beyond range.
 """
 
 import math
@@ -30,16 +29,18 @@ def shifted(x: Array, exponent: int) -> Array:
 
 
 def unit_exponent(x: Array) -> int:
-    """The e for which the largest entry of ``x * 2**-e`` is in [1/2, 1); 0 for a zero or "
-    "non-finite x.
+    """The e for which the largest entry of ``x * 2**-e`` is in [1/2, 1).
+
+    0 for a zero or non-finite x.
     """
     size = largest(x)
     return math.frexp(size)[1] if math.isfinite(size) else 0
 
 
 def unit(x: Array) -> tuple[Array, int]:
-    """``(y, e)`` with ``x == y * 2**e`` and the largest entry of y in [1/2, 1); a zero or "
-    "non-finite x as it is.
+    """``(y, e)`` with ``x == y * 2**e``, the largest entry of y in [1/2, 1).
+
+    A zero or non-finite x stays as it is.
     """
     exponent = unit_exponent(x)
     return shifted(x, -exponent), exponent
@@ -56,8 +57,8 @@ def unit_cores(cores: Cores) -> tuple[list[Array], int]:
     scaled, total = [], 0
     for k, core in enumerate(cores):
         check_finite(core, f"core {k}")
-        core, exponent = unit(core)
-        scaled.append(core)
+        small, exponent = unit(core)
+        scaled.append(small)
         total += exponent
     return scaled, total
 

@@ -1,10 +1,8 @@
 """Random sketches of a train: an orthonormal train of given ranks whose range holds most of it.
 
 Source: H. Al Daas, G. Ballard, P. Cazeaux, E. Hallman, A. Międlar, M. Pasha, T. W. Reid, A. K.
-Saibaba, Randomized Algorithms for Rounding in
-the Tensor-Train Format, SIAM J. Sci. Comput. 45(1), 2023: randomise, then orthogonalise. The error
-is estimated by probes
-that the sketch has not seen.
+Saibaba, Randomized Algorithms for Rounding in the Tensor-Train Format, SIAM J. Sci. Comput. 45(1),
+2023: randomise, then orthogonalise. The error is estimated by probes that the sketch has not seen.
 """
 
 import math

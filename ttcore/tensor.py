@@ -35,7 +35,7 @@ class TTTensor(Train):
     References
     ----------
     .. [1] I. V. Oseledets, "Tensor-Train Decomposition", SIAM J. Sci. Comput. 33(5), 2295-2317,
-    2011. doi:10.1137/090752286
+       2011. doi:10.1137/090752286
 
     Examples
     --------

@@ -1,6 +1,4 @@
-"""How much an approximation may discard, which rank that allows, and the report of what was "
-"done.
-"""
+"""What an approximation may discard, the rank that allows, and the report of what was done."""
 
 import math
 import numbers
@@ -98,8 +96,9 @@ def check_max_rank(max_rank: Any, d: int) -> tuple[float, ...]:
 
 
 def per_bond(eps: float, d: int, like: Array) -> float:
-    """Relative tail that one of d - 1 bonds may discard: their squares sum to eps**2, or to "
-    "what precision cannot see.
+    """Relative tail that each of d - 1 bonds may discard.
+
+    The squares sum to eps**2, or to what precision cannot see.
     """
     return max(eps / math.sqrt(max(d - 1, 1)), PRECISION * rounding_unit(like))
 

@@ -1,3 +1,1 @@
-"""Every kernel in array-API terms: the reference for the compiled twins, and the path for all "
-"other array libraries.
-"""
+"""Every kernel in array-API terms: the reference, and the path for all other libraries."""

@@ -3,8 +3,8 @@
     state (outer, K, inner)  ->  A (rows, K) @ state  ->  state (outer, rows, inner)
 
 A is a supercore as a matrix; each stage's result is, reshaped, already what the next stage reads:
-no transpositions. The stages come from
-``planner.plan``. Callers: ``linear``. Oracle: ``testing.dense_matrix``.
+no transpositions. The stages come from ``planner.plan``. Callers: ``linear``. Oracle:
+``testing.dense_matrix``.
 """
 
 import math
@@ -43,8 +43,11 @@ def matvec(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
 
 
 def matmat(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
-    """The matrix times the columns of ``x`` (N, batch): (M, batch), the batch being the "
-    "innermost axis throughout.
+    """The matrix times the columns of ``x``.
+
+    Contract
+        x      (N, batch)    the batch stays the innermost axis throughout
+        result (M, batch)
     """
     xp = namespace(x)
     batch = x.shape[1]
@@ -93,8 +96,9 @@ def matvec_backward(
 
 
 def _chunks(x: Array, stages: Sequence[Stage], *, kept: bool = False) -> list[tuple[int, int]]:
-    """Ranges of rows whose states fit the cache; fixed by shapes alone. Other libraries than "
-    "NumPy get one range.
+    """Ranges of rows whose states fit the cache; fixed by shapes alone.
+
+    Arrays of other libraries than NumPy get one range.
     """
     batch = int(x.shape[0])
     sizes = [stage.outer * stage.inner * max(stage.rows, stage.k) for stage in stages]

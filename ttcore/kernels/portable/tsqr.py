@@ -1,16 +1,13 @@
 r"""A small R with R^H R = A^H A for a tall matrix A, read in blocks of rows and never copied.
 
 One Gram matrix sees singular values down to :math:`\sqrt u\,\|A\|`. A second one, of A V in the
-eigenbasis V of the first, sees down to
-:math:`u\,\|A\|`: the columns of A V are graded and nearly orthogonal, every entry of a computed
-Gram matrix is accurate to
-:math:`u\,\|b_i\|\,\|b_j\|`, and eliminating the large columns first keeps the errors of the small
-ones small.
+eigenbasis V of the first, sees down to :math:`u\,\|A\|`: the columns of A V are graded and nearly
+orthogonal, every entry of a computed Gram matrix is accurate to :math:`u\,\|b_i\|\,\|b_j\|`, and
+eliminating the large columns first keeps the errors of the small ones small.
 
 Callers: ``decompose``, ``rounding``. Oracle: Householder QR. Source of the idea that a graded Gram
-matrix keeps relative accuracy:
-J. Demmel and K. Veselić, Jacobi's method is more accurate than QR, SIAM J. Matrix Anal. Appl.
-13(4), 1992.
+matrix keeps relative accuracy: J. Demmel and K. Veselić, Jacobi's method is more accurate than QR,
+SIAM J. Matrix Anal. Appl. 13(4), 1992.
 """
 
 import math
@@ -25,17 +22,16 @@ BLOCK_BYTES = 2**21
 
 
 def blocks(a: Array) -> list[tuple[int, int]]:
-    """First and last row of each block: fixed by the shape alone, so results do not depend on "
-    "the machine.
-    """
+    """First and last row of each block, fixed by the shape alone."""
     size = 16 if is_complex(a) else 8
     step = max(64, BLOCK_BYTES // (size * int(a.shape[1])))
     return [(first, min(first + step, a.shape[0])) for first in range(0, a.shape[0], step)]
 
 
 def scaled_block(a: Array, first: int, last: int, scale: float) -> Array:
-    """Rows first..last-1 in double precision (sums over many rows of float32 data lose nothing "
-    "there) times ``scale``.
+    """Rows first..last-1 in double precision times ``scale``.
+
+    Sums over many rows of float32 data then lose nothing.
     """
     block = in_double(a[first:last, :])
     return block if scale == 1.0 else block * scale
@@ -60,9 +56,7 @@ def gram(a: Array, *, scale: float = 1.0, basis: Array | None = None) -> Array:
 
 
 def plain_gram_floor(m: int, unit: float) -> float:
-    """Relative size of a tail of singular values that one Gram matrix of m columns still "
-    "measures within a few percent.
-    """
+    """The smallest tail of singular values, relative to ‖A‖, that one Gram matrix measures well."""
     return 3.0 * math.sqrt(m * unit)
 
 
@@ -87,8 +81,9 @@ def r_factor(a: Array, g: Array, *, fine: bool, scale: float = 1.0) -> Array:
 
 
 def _graded(g: Array, threshold: float) -> Array:
-    """R with R^H R = g for a Gram matrix of graded, nearly orthogonal columns in descending "
-    "order.
+    """R with R^H R = g.
+
+    g is the Gram matrix of graded, nearly orthogonal columns in descending order.
     """
     xp = namespace(g)
     norms = xp.sqrt(xp.abs(xp.linalg.diagonal(g)))

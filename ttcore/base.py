@@ -1,0 +1,189 @@
+"""A train as an object: its cores, sizes, copies, text and dense form."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NoReturn, Self
+
+import numpy as np
+
+from ttcore import algebra
+from ttcore.arrays import dtype_name, namespace
+from ttcore.cores import check_cores, ranks_of, read_only
+from ttcore.errors import TTSizeError, TTValueError
+from ttcore.typing import Array, Cores
+
+SHOWN = 8  # modes and ranks that a repr shows before it abbreviates
+
+
+class Chain:
+    """A tuple of cores that stands for a dense array; immutable."""
+
+    __slots__ = ("__weakref__", "_center", "_cores")
+    __array_ufunc__ = None  # NumPy scalars on the left come to __rmul__; arrays are refused by name
+    _core_ndim = 3
+    _from_dense = "from_dense"
+
+    def __init__(self, cores: Sequence[Any]) -> None:
+        self._cores: Cores = read_only(check_cores(cores, self._core_ndim))
+        self._center: int | None = None  # a fact about values: set only on cores that ttcore made
+
+    @classmethod
+    def _made(cls, cores: Cores, center: int | None = None) -> Self:
+        """A train of cores that ttcore made: unchecked, and what is known of them is remembered."""
+        train = cls.__new__(cls)
+        train._cores = read_only(cores)
+        train._center = center
+        return train
+
+    # what the subclasses say
+
+    @property
+    def _flat(self) -> Cores:
+        """The three-way cores (r, n, r')."""
+        return self._cores
+
+    def _like(self, flat: Cores, center: int | None = None) -> Self:
+        """A train of these three-way cores, otherwise like this one."""
+        return self._made(flat, center)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the dense array."""
+        raise NotImplementedError
+
+    @property
+    def _modes(self) -> tuple[Any, ...]:
+        """What must agree between trains that are paired."""
+        return self.shape
+
+    # being
+
+    @property
+    def cores(self) -> Cores:
+        """The cores: read-only views of NumPy arrays, arrays of other libraries as they are."""
+        return self._cores
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes of the dense array."""
+        return len(self.shape)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The d + 1 ranks; the outer ones are 1."""
+        return ranks_of(self._cores)
+
+    @property
+    def size(self) -> int:
+        """Number of entries of the dense array, a Python int of any size."""
+        return math.prod(self.shape)
+
+    @property
+    def dtype(self) -> Any:
+        """dtype of the cores."""
+        return self._cores[0].dtype
+
+    @property
+    def num_params(self) -> int:
+        """Number of entries of all cores."""
+        return sum(math.prod(g.shape) for g in self._cores)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all cores."""
+        return self.num_params * np.dtype(dtype_name(self.dtype)).itemsize
+
+    @property
+    def compression(self) -> float:
+        """``size / num_params``; inf beyond the range of a float."""
+        try:
+            return self.size / self.num_params
+        except OverflowError:
+            return math.inf
+
+    def to_dense(self, *, max_bytes: int = 2**33) -> Array:
+        """The dense array.
+
+        Parameters
+        ----------
+        max_bytes : int
+            Largest array to make; checked before anything is allocated.
+
+        Raises
+        ------
+        TTSizeError
+            If it would be larger.
+        """
+        self._check_size(max_bytes)
+        dense = self._expanded()
+        # of a single core it would be a view
+        return dense if len(self._cores) > 1 else namespace(dense).asarray(dense, copy=True)
+
+    def _expanded(self) -> Array:
+        return algebra.expand(self._flat)
+
+    def _check_size(self, max_bytes: int) -> None:
+        needed = self.size * np.dtype(dtype_name(self.dtype)).itemsize
+        if needed > max_bytes:
+            raise TTSizeError(
+                f"the dense array of shape {short(self.shape)} takes {digits(needed)} bytes, "
+                f"more than max_bytes={max_bytes}; "
+                "give to_dense a larger max_bytes if it fits the memory"
+            )
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        """The dense array for NumPy, up to 8 GiB."""
+        if copy is False:
+            raise TTValueError(
+                "a train has no dense array to share; np.asarray(train, copy=False) cannot "
+                "work: leave out copy"
+            )
+        return np.asarray(self.to_dense(), dtype=dtype)
+
+    def __bool__(self) -> NoReturn:
+        """Not defined, as for arrays."""
+        raise TTValueError(
+            f"the truth value of a {type(self).__name__} is ambiguous; compare .norm() with 0, "
+            "or two trains with tt.allclose"
+        )
+
+    def __repr__(self) -> str:
+        """Kind, modes, ranks and dtype, in at most three lines; never entries."""
+        return (
+            f"{type(self).__name__}({self._describe_modes()},\n"
+            f"    ranks={short(self.ranks)}, dtype={dtype_name(self.dtype)},\n"
+            f"    {len(self._cores)} cores, {self.num_params} parameters, compression "
+            f"{self.compression:.4g})"
+        )
+
+    def _describe_modes(self) -> str:
+        return f"shape={short(self.shape)}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy go through the checks, and keep what is known of the cores."""
+        return _restored, (type(self), self._cores, self._center)
+
+    def copy(self) -> Self:
+        """A train with cores of its own."""
+        return self._made(
+            tuple(namespace(g).asarray(g, copy=True) for g in self._cores), self._center
+        )
+
+
+def _restored(kind: type[Chain], cores: Cores, center: int | None) -> Chain:
+    train = kind(cores)
+    train._center = center
+    return train
+
+
+def short(numbers: Sequence[int]) -> str:
+    """A tuple, its middle left out where it is long."""
+    texts = [digits(n) for n in numbers]
+    if len(texts) > SHOWN:
+        texts = [*texts[: SHOWN - 2], "…", texts[-1]]
+    return f"({', '.join(texts)}{',' if len(texts) == 1 else ''})"
+
+
+def digits(number: int) -> str:
+    """An int, by its power of ten where it is long."""
+    return str(number) if number < 10**80 else f"~1e{math.floor(math.log10(number))}"
