@@ -17,6 +17,7 @@ from functools import lru_cache
 from ttcore.typing import Stage
 
 SCRATCH = 2**21  # bytes a supercore may take: a dense M x N matrix beyond it is never built
+LONGEST = 12  # cores that one supercore may merge
 VECTOR = 64  # bytes of a vector register: shorter inner axes are padded to it
 FLOPS = 105e9 * 4  # flop/s times bytes of an entry: half as fast at twice the size
 TRAFFIC = 40e9  # bytes/s between the kernel and the outer caches
@@ -155,6 +156,8 @@ def choose(
         )
     best = right[0]
     for middle in range(1, d + 1):
+        if row_modes[middle - 1] == col_modes[middle - 1] == 1:
+            continue  # a core that is a matrix between two bonds: no new place to meet
         left: list[tuple[float, tuple[Stage, ...]]] = [(0.0, ())]
         left += [(math.inf, ()) for _ in range(middle)]
         for s in spans:
@@ -181,7 +184,7 @@ def _spans(
     d = len(row_modes)
     for first in range(d):
         m = n = 1
-        for last in range(first + 1, d + 1):
+        for last in range(first + 1, min(first + LONGEST, d) + 1):
             m, n = m * row_modes[last - 1], n * col_modes[last - 1]
             if last > first + 1 and ranks[first] * m * n * ranks[last] * size > SCRATCH:
                 break
