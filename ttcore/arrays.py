@@ -6,9 +6,11 @@ Everything that differs between array libraries stands here; the other modules s
 import math
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import array_api_compat
+import array_api_compat.numpy
 import numpy as np
 
 from ttcore.errors import TTTypeError
@@ -29,9 +31,12 @@ _LONG = {np.dtype(np.longdouble).name, np.dtype(np.clongdouble).name} - {"float6
 
 def namespace(*arrays: Array) -> Any:
     """Array-API namespace of the arrays."""
+    if all(isinstance(x, np.ndarray) for x in arrays):
+        return array_api_compat.numpy
     return array_api_compat.array_namespace(*arrays)
 
 
+@lru_cache
 def dtype_name(dtype: Any) -> str:
     """Name of a dtype of any library: 'float32', 'complex128'."""
     if isinstance(dtype, np.dtype):
@@ -108,8 +113,8 @@ def as_array(value: Any, what: str) -> Array:
             if value.dtype.kind in "biufc"
             else f"{value.dtype} ({value.dtype.name})"
         )
-        dtype = np.dtype(compute_dtype(name, what))
-        return np.asarray(value, dtype=dtype)  # also makes byte-swapped data native
+        # asking for the dtype also makes byte-swapped data native
+        return np.asarray(value, dtype=compute_dtype(name, what))
     return astype(value, compute_dtype(dtype_name(value.dtype), what))
 
 

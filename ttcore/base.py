@@ -8,11 +8,9 @@ import numpy as np
 
 from ttcore import algebra
 from ttcore.arrays import dtype_name, namespace
-from ttcore.cores import check_cores, ranks_of, read_only
+from ttcore.cores import check_cores, digits, ranks_of, read_only, short
 from ttcore.errors import TTSizeError, TTValueError
 from ttcore.typing import Array, Cores
-
-SHOWN = 8  # modes and ranks that a repr shows before it abbreviates
 
 
 class Chain:
@@ -174,16 +172,3 @@ def _restored(kind: type[Chain], cores: Cores, center: int | None) -> Chain:
     train = kind(cores)
     train._center = center
     return train
-
-
-def short(numbers: Sequence[int]) -> str:
-    """A tuple, its middle left out where it is long."""
-    texts = [digits(n) for n in numbers]
-    if len(texts) > SHOWN:
-        texts = [*texts[: SHOWN - 2], "…", texts[-1]]
-    return f"({', '.join(texts)}{',' if len(texts) == 1 else ''})"
-
-
-def digits(number: int) -> str:
-    """An int, by its power of ten where it is long."""
-    return str(number) if number < 10**80 else f"~1e{math.floor(math.log10(number))}"

@@ -1,5 +1,6 @@
 """Cores of a train: shapes checked, arrays made uniform, views of each other."""
 
+import math
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,6 +10,8 @@ import numpy as np
 from ttcore.arrays import as_array, check_same_library, common, namespace
 from ttcore.errors import TTIndexError, TTShapeError, TTTypeError
 from ttcore.typing import Cores
+
+SHOWN = 8  # modes and ranks that a text shows before it abbreviates
 
 
 def check_cores(cores: Iterable[Any], ndim: int) -> Cores:
@@ -129,3 +132,16 @@ def check_center(center: Any, d: int) -> int:
     if not -d <= number < d:
         raise TTIndexError(f"center={number} is out of range for {d} cores; expected {-d}..{d - 1}")
     return number % d
+
+
+def short(numbers: Sequence[int]) -> str:
+    """A tuple, its middle left out where it is long."""
+    texts = [digits(n) for n in numbers]
+    if len(texts) > SHOWN:
+        texts = [*texts[: SHOWN - 2], "…", texts[-1]]
+    return f"({', '.join(texts)}{',' if len(texts) == 1 else ''})"
+
+
+def digits(number: int) -> str:
+    """An int, by its power of ten where it is long."""
+    return str(number) if number < 10**80 else f"~1e{math.floor(math.log10(number))}"

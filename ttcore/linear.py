@@ -12,13 +12,13 @@ from typing import Any
 
 from ttcore.algebra import products
 from ttcore.arrays import as_array, check_same_library, common, conj, dtype_name, namespace
-from ttcore.cores import check_cores, ranks_of
+from ttcore.cores import check_cores, ranks_of, short
 from ttcore.errors import TTShapeError
 from ttcore.kernels.dispatch import chain
 from ttcore.planner import Plan, plan
 from ttcore.typing import Array, Cores
 
-__all__ = ["matmat", "matvec", "matvec_backward"]
+__all__ = ["matvec", "matvec_backward"]
 
 
 def row_modes(cores: Cores) -> tuple[int, ...]:
@@ -81,8 +81,8 @@ def matvec(cores: Sequence[Any], x: Any) -> Array:
     >>> tt.linear.matvec(W.cores, np.arange(6.0).reshape(1, 6))
     array([[0., 1., 2., 3., 4., 5.]])
     """
-    cores, x = _prepared(cores, x, "x", "col_modes")
-    return chain.matvec(cores, x, plan_for(cores, int(x.shape[0])).stages)
+    checked = check_cores(cores, 4)
+    return times_rows(checked, _checked_rows(checked, x))
 
 
 def matvec_backward(cores: Sequence[Any], x: Any, gy: Any) -> tuple[Array, Cores]:
@@ -121,41 +121,56 @@ def matvec_backward(cores: Sequence[Any], x: Any, gy: Any) -> tuple[Array, Cores
     >>> [g.shape for g in gcores]
     [(1, 2, 2, 1), (1, 3, 3, 1)]
     """
-    cores, x = _prepared(cores, x, "x", "col_modes")
-    gy = as_array(gy, "gy")
-    rows = math.prod(row_modes(cores))
-    if tuple(gy.shape) != (x.shape[0], rows):
+    checked = check_cores(cores, 4)
+    x, gy = _checked_rows(checked, x), as_array(gy, "gy")
+    expected = (int(x.shape[0]), math.prod(row_modes(checked)))
+    if tuple(gy.shape) != expected:
         raise TTShapeError(
-            f"gy has shape {tuple(gy.shape)}, expected {(int(x.shape[0]), rows)}: one row of M "
-            f"= {rows} entries for each row of x"
+            f"gy has shape {tuple(gy.shape)}, expected {expected}: one row of M = {expected[1]} "
+            "entries for each row of x"
         )
-    *cores, x, gy = common((*cores, x, gy))
-    stages = plan_for(tuple(cores), int(x.shape[0])).stages
-    gx, gcores = chain.matvec_backward(tuple(cores), x, gy, stages)
+    checked, x, gy = _promoted(checked, x, gy)
+    gx, gcores = chain.matvec_backward(checked, x, gy, plan_for(checked, expected[0]).stages)
     return gx, gcores
 
 
-def matmat(cores: Cores, x: Array) -> Array:
-    """The TT-matrix times the columns of ``x`` (N, B): (M, B)."""
-    cores, x = _prepared(cores, x, "x", "col_modes", axis=0)
+def times_rows(cores: Cores, x: Array) -> Array:
+    """`matvec` for cores and rows (batch, N) that were checked."""
+    cores, x = _promoted(cores, x)
+    return chain.matvec(cores, x, plan_for(cores, int(x.shape[0])).stages)
+
+
+def times_columns(cores: Cores, x: Array) -> Array:
+    """The TT-matrix times the columns of ``x`` (N, batch): (M, batch). Both were checked."""
+    cores, x = _promoted(cores, x)
     return chain.matmat(cores, x, plan_for(cores, int(x.shape[1]), columns=True).stages)
 
 
-def _prepared(
-    cores: Sequence[Any], x: Any, name: str, modes: str, axis: int = 1
-) -> tuple[Cores, Array]:
-    checked = check_cores(cores, 4)
-    x = as_array(x, name)
-    check_same_library((checked[0], x), f"the cores and {name}")
-    length = math.prod(col_modes(checked))
-    expected = f"(batch, {length})" if axis == 1 else f"({length}, batch)"
-    if x.ndim != 2 or x.shape[axis] != length:
-        raise TTShapeError(
-            f"{name} has shape {tuple(x.shape)}, expected {expected}: {modes} "
-            f"{col_modes(checked)} multiply to {length}"
-        )
-    *done, x = common((*checked, x))
-    return tuple(done), x
+def _promoted(cores: Cores, *arrays: Array) -> tuple[Any, ...]:
+    check_same_library((cores[0], *arrays), "the cores and the vectors")
+    every = common((*cores, *arrays))
+    return every[: len(cores)], *every[len(cores) :]
+
+
+def _checked_rows(cores: Cores, x: Any) -> Array:
+    x = as_array(x, "x")
+    if x.ndim != 2:
+        raise TTShapeError(f"x has shape {tuple(x.shape)}, expected rows (batch, N)")
+    check_length(x, -1, col_modes(cores), "col_modes", "rows (batch, N)")
+    return x
+
+
+def check_length(x: Array, axis: int, modes: tuple[int, ...], name: str, expected: str) -> None:
+    """Raise TTShapeError unless the axis of ``x`` is as long as the product of the modes."""
+    length = math.prod(modes)
+    if x.ndim and x.shape[axis] == length:
+        return
+    rows = x.ndim == 2 and axis == 0 and x.shape[1] == length
+    raise TTShapeError(
+        f"x has shape {tuple(x.shape)}, expected {expected} with "
+        f"{'M' if name == 'row_modes' else 'N'} = {length}: {name} {short(modes)} multiply to "
+        f"{length}" + ("; for rows (B, N) use W.apply(x)" if rows else "")
+    )
 
 
 def transposed(cores: Cores) -> Cores:

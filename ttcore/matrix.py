@@ -8,8 +8,7 @@ import numpy as np
 
 from ttcore import algebra, linear
 from ttcore.arrays import as_array, check_dtype, check_same_library, dtype_name, namespace
-from ttcore.base import short
-from ttcore.cores import as_four_way, as_three_way
+from ttcore.cores import as_four_way, as_three_way, short
 from ttcore.errors import TTShapeError, TTTypeError, TTValueError
 from ttcore.planner import Plan
 from ttcore.scalars import kind
@@ -120,15 +119,15 @@ class TTMatrix(Train):
         if isinstance(other, TTTensor):
             return self._times_tensor(other)
         x = self._operand(other, "W @ x", "a vector (N,), columns (N, B), a TTTensor or a TTMatrix")
-        self._check_length(x, 0, self.shape[1], "(N,) or (N, B)", "col_modes", self.col_modes)
+        linear.check_length(x, 0, self.col_modes, "col_modes", "(N,) or (N, B)")
         xp = namespace(x)
         if x.ndim == 1:
             return xp.reshape(
-                linear.matvec(self._cores, xp.reshape(x, (1, x.shape[0]))), (self.shape[0],)
+                linear.times_rows(self._cores, xp.reshape(x, (1, x.shape[0]))), (self.shape[0],)
             )
         if x.ndim != 2:
             raise TTShapeError(f"x has shape {tuple(x.shape)}, expected (N,) or columns (N, B)")
-        return linear.matmat(self._cores, x)
+        return linear.times_columns(self._cores, x)
 
     def _times_tensor(self, x: TTTensor) -> TTTensor:
         check_same_library((self._cores[0], x.cores[0]), "the two trains")
@@ -142,7 +141,7 @@ class TTMatrix(Train):
             raise TTShapeError(
                 f"x has shape {tuple(x.shape)}, expected (M,) or (B, M) with M = {self.shape[0]}"
             )
-        self._check_length(x, -1, self.shape[0], "(M,) or (B, M)", "row_modes", self.row_modes)
+        linear.check_length(x, -1, self.row_modes, "row_modes", "(M,) or (B, M)")
         return self.T.apply(x)
 
     def apply(self, x: Any) -> Array:
@@ -163,10 +162,10 @@ class TTMatrix(Train):
         (3, 4)
         """
         x = self._operand(x, "W.apply(x)", "rows (B, N)")
-        self._check_length(x, -1, self.shape[1], "(B, N)", "col_modes", self.col_modes)
+        linear.check_length(x, -1, self.col_modes, "col_modes", "(B, N)")
         xp = namespace(x)
         rows = xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
-        return xp.reshape(linear.matvec(self._cores, rows), (*x.shape[:-1], self.shape[0]))
+        return xp.reshape(linear.times_rows(self._cores, rows), (*x.shape[:-1], self.shape[0]))
 
     def matvec(self, x: Any) -> Any:
         """``W @ x``."""
@@ -206,15 +205,3 @@ class TTMatrix(Train):
         if isinstance(x, Train):
             raise TTTypeError(f"{what}: x is {kind(x)}, expected {expected}")
         return as_array(x, "x")
-
-    def _check_length(
-        self, x: Array, axis: int, length: int, expected: str, name: str, modes: tuple[int, ...]
-    ) -> None:
-        if x.ndim == 0 or x.shape[axis] != length:
-            letter = "M" if name == "row_modes" else "N"
-            rows = x.ndim == 2 and axis == 0 and x.shape[1] == length
-            raise TTShapeError(
-                f"x has shape {tuple(x.shape)}, expected {expected} with {letter} = {length}: "
-                f"{name} {short(modes)} multiply to {length}"
-                + ("; for rows (B, N) use W.apply(x)" if rows else "")
-            )
