@@ -15,6 +15,7 @@ from itertools import accumulate
 import numpy as np
 
 from ttcore.arrays import adjoint, conj, namespace
+from ttcore.kernels.portable.products import rows_product, rows_times
 from ttcore.typing import Array, Cores, Stage
 
 CHUNK_BYTES = 2**22  # states of one chunk of rows stay within the cache
@@ -116,8 +117,8 @@ def _empty(x: Array, stages: Sequence[Stage]) -> Array:
 
 def _advance(a: Array, state: Array, outer: int, inner: int) -> Array:
     xp = namespace(state)
-    if inner == 1:  # rows of vectors: one large product instead of many small ones
-        return xp.reshape(state, (outer, a.shape[1])) @ a.T
+    if inner == 1:
+        return rows_times(xp.reshape(state, (outer, a.shape[1])), a.T)
     return xp.matmul(a, xp.reshape(state, (outer, a.shape[1], inner)))
 
 
@@ -125,10 +126,9 @@ def _outer_product(g: Array, state: Array) -> Array:
     """Sum over outer and inner of g (outer, rows, inner) times conj(state) (outer, K, inner)."""
     xp = namespace(g)
     if g.shape[2] == 1:
-        return xp.reshape(g, g.shape[:2]).T @ conj(xp.reshape(state, state.shape[:2]))
-    if 2 * g.shape[2] >= min(
-        g.shape[1], state.shape[1]
-    ):  # the products are no larger than the operands
+        return rows_product(xp.reshape(state, state.shape[:2]), xp.reshape(g, g.shape[:2])).T
+    # where the products are no larger than the operands
+    if 2 * g.shape[2] >= min(g.shape[1], state.shape[1]):
         return xp.sum(xp.matmul(g, adjoint(state)), axis=0)
     return xp.tensordot(g, conj(state), axes=((0, 2), (0, 2)))
 

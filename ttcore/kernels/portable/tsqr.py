@@ -16,6 +16,7 @@ import numpy as np
 
 from ttcore.arrays import adjoint, host, in_double, is_complex, namespace, rounding_unit
 from ttcore.factorisations import eigh
+from ttcore.kernels.portable.products import rows_product, rows_times
 from ttcore.typing import Array
 
 BLOCK_BYTES = 2**21
@@ -49,8 +50,8 @@ def gram(a: Array, *, scale: float = 1.0, basis: Array | None = None) -> Array:
     for first, last in blocks(a):
         block = scaled_block(a, first, last, scale)
         if basis is not None:
-            block = block @ basis
-        part = adjoint(block) @ block
+            block = rows_times(block, basis)
+        part = rows_product(block, block) if is_complex(block) else block.T @ block
         total = part if total is None else total + part
     return total
 
@@ -125,22 +126,26 @@ def project(a: Array, basis: Array, *, scale: float = 1.0) -> tuple[Array, float
     the cancellation of
     :math:`\|A\|^2 - \|Z\|^2`. Cost: 2 N m r multiply-adds.
     """
-    xp = namespace(a)
+    shape = (a.shape[0], basis.shape[1])
+    out = np.empty(shape, a.dtype) if isinstance(a, np.ndarray) else None
     parts, square = [], 0.0
     back = adjoint(basis)
     for first, last in blocks(a):
         block = a[first:last, :]
         if scale != 1.0:
             block = block * scale
-        part = block @ basis
-        residual = part @ back
-        residual = block - residual
+        part = rows_times(block, basis, None if out is None else out[first:last])
+        residual = rows_times(part, back)
+        residual -= block
         square += _square(residual)
         parts.append(part)
-    return xp.concat(parts, axis=0) if len(parts) > 1 else parts[0], math.sqrt(square)
+    return namespace(a).concat(parts, axis=0) if out is None else out, math.sqrt(square)
 
 
 def _square(x: Array) -> float:
+    """Sum of the squared moduli, row by row: for one long vector BLAS would start threads."""
+    if isinstance(x, np.ndarray):
+        return float(np.sum(np.vecdot(x, x).real, dtype=np.float64))
     xp = namespace(x)
-    x = in_double(xp.reshape(x, (-1,)))
-    return float(xp.real(xp.vecdot(x, x)) if is_complex(x) else xp.vecdot(x, x))
+    x = in_double(x)
+    return float(xp.sum(xp.real(x) ** 2 + xp.imag(x) ** 2) if is_complex(x) else xp.sum(x * x))
