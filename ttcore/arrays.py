@@ -36,12 +36,16 @@ def namespace(*arrays: Array) -> Any:
     return array_api_compat.array_namespace(*arrays)
 
 
-@lru_cache
 def dtype_name(dtype: Any) -> str:
     """Name of a dtype of any library: 'float32', 'complex128'."""
     if isinstance(dtype, np.dtype):
-        return dtype.name
+        return _numpy_name(dtype)
     return str(dtype).rsplit(".", maxsplit=1)[-1]
+
+
+@lru_cache  # NumPy composes the name anew at each call
+def _numpy_name(dtype: np.dtype[Any]) -> str:
+    return dtype.name
 
 
 def compute_dtype(name: str, what: str) -> str:

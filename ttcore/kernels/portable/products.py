@@ -1,8 +1,8 @@
 """Products with a tall matrix, as stacks of small ones.
 
-BLAS splits a product among threads from a certain size on. For a tall matrix in cache-sized blocks that gains little,
-and costs milliseconds whenever another process has one of the cores. NumPy runs a stack of small products in
-one C loop, each on the caller's thread.
+BLAS splits a product among threads from a certain size on. For a tall matrix in cache-sized
+blocks that gains little, and costs milliseconds whenever another process has one of the cores.
+NumPy runs a stack of small products in one C loop, each on the caller's thread.
 """
 
 import numpy as np
@@ -14,7 +14,10 @@ SMALL = 2**18  # multiply-adds up to which OpenBLAS keeps a product on one threa
 
 
 def _stack(x: Array, work: int) -> tuple[Array, int] | None:
-    """``(stack, rows)``: the first rows of x as a stack (c, p, m) of p * work <= SMALL; None where none is to be made."""
+    """``(stack, rows)``: the first rows of x as a stack (c, p, m) with p * work <= SMALL.
+
+    None for arrays that are not NumPy's, not contiguous, or too short to be split.
+    """
     if not (isinstance(x, np.ndarray) and x.flags.c_contiguous):
         return None
     p = max(SMALL // work, 16)
@@ -23,7 +26,7 @@ def _stack(x: Array, work: int) -> tuple[Array, int] | None:
 
 
 def rows_times(x: Array, a: Array, out: Array = None) -> Array:
-    """``x @ a`` for x (N, m) and a small a (m, k); NumPy alone can be given ``out``, C-contiguous."""
+    """``x @ a`` for x (N, m) and a small a (m, k); into ``out``, C-ordered, in NumPy."""
     found = _stack(x, a.shape[0] * a.shape[1])
     if found is None:
         return x @ a if out is None else np.matmul(x, a, out=out)
