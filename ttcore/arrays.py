@@ -211,11 +211,15 @@ def host(x: Array) -> np.ndarray[Any, Any]:
 
 
 def largest(x: Array) -> float:
-    """Largest modulus of an entry; NaN if there is one, 0.0 for an empty array."""
+    """Largest modulus of a real or imaginary part; NaN if there is one, 0.0 for an empty array."""
     if math.prod(x.shape) == 0:
         return 0.0
     xp = namespace(x)
-    return float(xp.max(xp.abs(detached(x))))
+    x = detached(x)
+    if is_complex(x):
+        parts = largest(xp.real(x)), largest(xp.imag(x))
+        return math.nan if math.isnan(sum(parts)) else max(parts)
+    return max(float(xp.max(x)), -float(xp.min(x)))  # NaN propagates into both
 
 
 def default_device_like(x: Array) -> dict[str, Any]:

@@ -1,22 +1,34 @@
 """TT-SVD: from a dense array to cores, with a guaranteed error.
 
-Source: I. V. Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 33(5), 2295-2317, 2011:
-every unfolding in turn is replaced by its truncated SVD, and the squares of the errors add up. Here
-the sweep goes from the last mode to the first, so that a C-ordered array is read as tall blocks of
+Every unfolding in turn is replaced by its truncated SVD, and the squares of the errors add up. The
+sweep goes from the last mode to the first, so that a C-ordered array is read as tall blocks of
 rows, and the trailing modes are merged while the matrix stays narrow.
+
+Source: I. V. Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 33(5), 2295-2317, 2011.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from ttcore.arrays import adjoint, astype, dtype_name, host, largest, namespace, rounding_unit
+from ttcore.arrays import (
+    adjoint,
+    astype,
+    detached,
+    dtype_name,
+    host,
+    largest,
+    namespace,
+    rounding_unit,
+)
 from ttcore.cores import ranks_of
 from ttcore.factorisations import check_finite, svd
 from ttcore.kernels.dispatch import tsqr
+from ttcore.orthogonal import reversed_cores
 from ttcore.scaling import absorb, ldexp, reach, unit
-from ttcore.truncation import Info, check_eps, check_max_rank, choose_rank, per_bond
+from ttcore.truncation import Info, check_eps, check_max_rank, choose_rank, noise, per_bond
 from ttcore.typing import Array, Cores
 
 MERGED = 64  # columns up to which trailing modes are merged: wide enough to compute at speed
@@ -24,7 +36,11 @@ TALL = 4  # rows per column from which a matrix is worth a pass for its Gram mat
 
 
 def tt_svd(
-    a: Array, *, eps: float | None = None, max_rank: int | Sequence[int] | None = None
+    a: Array,
+    *,
+    modes: Sequence[int] | None = None,
+    eps: float | None = None,
+    max_rank: int | Sequence[int] | None = None,
 ) -> tuple[Cores, Info, int | None]:
     r"""TT-SVD of a dense array.
 
@@ -32,6 +48,8 @@ def tt_svd(
     ----------
     a : (n_1, ..., n_d) array
         float32, float64, complex64 or complex128, any strides; read, never written.
+    modes : sequence of int, optional
+        The shape to read ``a`` as, in C order; there may be more modes than an array has axes.
     eps : float, optional
         Relative Frobenius error; None removes only what is below machine precision.
     max_rank : int or sequence of int, optional
@@ -40,32 +58,69 @@ def tt_svd(
     Returns
     -------
     cores : tuple of d arrays (r_{k-1}, n_k, r_k)
-        All but the first right-orthogonal: the rows of the (r, n r') unfolding are orthonormal.
+        All but that of the centre orthogonal.
     info : Info
     center : int or None
-        0, or None where the norm is too far out of range for one core.
+        The first core, or the last for a Fortran-ordered array; None where the norm is too far out
+        of range for one core.
+
+    Raises
+    ------
+    TTValueError, TTTypeError, TTShapeError
+        For NaN or Inf in ``a``, or an unusable option.
 
     Notes
     -----
-    :math:`\|A - B\| \le \epsilon\|A\| + c\sqrt d\,u\,\|A\|`, measured on the way. Cost for :math:`N
-    = \prod n_k` entries: about
-    :math:`2 m N` multiply-adds, m <= 64 being the merged trailing modes, in two to four passes over
-    the array.
+    :math:`\|A - B\| \le \epsilon\|A\| + c\sqrt d\,u\,\|A\|`, measured on the way. Cost for
+    :math:`N = \prod n_k` entries: about :math:`2 m N` multiply-adds, m <= 64 being the merged
+    trailing modes, in two to four passes over the array. C- and Fortran-ordered arrays are not
+    copied where a tall unfolding exists.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ttcore.decompose import tt_svd
+    >>> cores, info, center = tt_svd(np.ones((2, 3, 4)))
+    >>> [core.shape for core in cores], center
+    ([(1, 2, 1), (1, 3, 1), (1, 4, 1)], 0)
     """
+    shape = [int(n) for n in (a.shape if modes is None else modes)]
+    limit, caps = check_eps(eps), check_max_rank(max_rank, len(shape))
+    if len(shape) == 1:  # no factorisation makes this core ours
+        check_finite(a, "a")
+        core = namespace(a).asarray(a, copy=True)
+        return (
+            (namespace(a).reshape(core, (1, shape[0], 1)),),
+            Info(0.0, "measured", (1, 1), (), "svd"),
+            0,
+        )
+    if modes is None and _fortran_ordered(a):
+        cores, info, center = _decompose(a.T, shape[::-1], limit, caps[::-1])
+        info = replace(info, ranks=info.ranks[::-1], discarded=info.discarded[::-1])
+        return reversed_cores(cores), info, None if center is None else len(shape) - 1
+    return _decompose(a, shape, limit, caps)
+
+
+def _fortran_ordered(a: Array) -> bool:
+    return isinstance(a, np.ndarray) and a.flags.f_contiguous and not a.flags.c_contiguous
+
+
+def _decompose(
+    a: Array, modes: list[int], eps: float, caps: tuple[float, ...]
+) -> tuple[Cores, Info, int | None]:
     xp = namespace(a)
-    modes = [int(n) for n in a.shape]
-    sweep = _Sweep(a, per_bond(check_eps(eps), a.ndim, a), check_max_rank(max_rank, a.ndim))
+    sweep = _Sweep(a, per_bond(eps, len(modes)), caps)
     cores: list[Array] = []
     rank = 1
     while kept := _tall_part(modes, rank):
-        a, found = sweep.cut_tall(xp.reshape(a, (math.prod(modes[:kept]), -1)), modes[kept:], rank)
+        rows = xp.reshape(a, (math.prod(modes[:kept]), math.prod(modes[kept:]) * rank))
+        a, found = sweep.cut_tall(rows, modes[kept:], rank)
         cores = [*found, *cores]
         modes, rank = modes[:kept], int(found[0].shape[0])
-    if a.ndim == 1:  # no factorisation makes this core ours
-        a = xp.asarray(a, copy=True)
-    a, found = sweep.cut_rest(xp.reshape(a, (modes[0], -1)), modes[1:], rank)
-    cores = [xp.reshape(a, (1, modes[0], -1)), *found, *cores]
-    done, center = absorb(cores, sweep.exponent, 0)
+    rows = xp.reshape(a, (modes[0], math.prod(modes[1:]) * rank))
+    a, found = sweep.cut_rest(rows, modes[1:], rank)
+    first = xp.reshape(a, (1, modes[0], a.shape[1]))
+    done, center = absorb([first, *found, *cores], sweep.exponent, 0)
     return done, sweep.info(ranks_of(done)), center
 
 
@@ -93,10 +148,11 @@ class _Sweep:
     """
 
     def __init__(self, a: Array, tolerance: float, caps: tuple[float, ...]) -> None:
-        self.like = a
+        self.dtype = dtype_name(a.dtype)
+        self.unit = rounding_unit(a)
         self.tolerance = tolerance  # of one bond, relative to the norm
         self.caps = caps
-        self.norm: float | None = None  # None until the array was read
+        self.norm = -1.0  # negative until the array was read
         self.square = 0.0  # of the error so far
         self.lost: list[float] = []  # per bond
         self.exponent = 0
@@ -106,30 +162,38 @@ class _Sweep:
 
         Returns what is left (N, r), and the cores of the modes.
         """
-        g = tsqr.gram(a)
         scale = 1.0
-        if self.norm is None:
+        with np.errstate(all="ignore"):  # of squares out of range; they are seen at once
+            g = tsqr.gram(detached(a))
+        if self.norm < 0:
             scale = self._scale(a, g)
-            g = g if scale == 1.0 else tsqr.gram(a, scale=scale)
+            g = g if scale == 1.0 else tsqr.gram(detached(a), scale=scale)
+            self.norm = math.sqrt(max(float(np.trace(host(g)).real), 0.0))
         bond = len(self.caps) - len(self.lost) - len(modes)
-        floor = tsqr.plain_gram_floor(int(a.shape[1]), rounding_unit(g))
-        for fine in (False, True) if self.tolerance >= floor else (True,):
-            r = tsqr.r_factor(a, g, fine=fine, scale=scale)
+        slack = 2.0 * noise(int(a.shape[1]), self.unit) * self.norm
+        for r, sure in self._factors(detached(a), g, scale):
             _, cores, lost = self._cut(r, modes, rank, bond)
-            cores = [astype(core, dtype_name(self.like.dtype)) for core in cores]
+            cores = [astype(core, self.dtype) for core in cores]
             left, error = tsqr.project(a, _joined(cores), scale=scale)
-            budget = self.tolerance * self._known_norm
-            capped = any(x > budget for x in lost)
-            if capped or error <= math.sqrt(len(lost)) * budget:
+            allowed = math.hypot(*(max(x, self.tolerance * self.norm) for x in lost))
+            if error <= allowed + (slack if sure else 0.0):
                 break
         self.square += error**2
         self.lost = [*lost, *self.lost]
         return left, cores
 
+    def _factors(self, a: Array, g: Array, scale: float) -> Iterator[tuple[Array, bool]]:
+        """Factors R of a, each more certain than the one before; and whether u alone limits it."""
+        m = int(a.shape[1])
+        if max(self.tolerance, noise(m, self.unit)) >= tsqr.plain_gram_floor(m, rounding_unit(g)):
+            yield tsqr.r_factor(a, g, fine=False, scale=scale), False
+        yield tsqr.r_factor(a, g, fine=True, scale=scale), True
+        yield tsqr.householder(a, scale=scale), True
+
     def cut_rest(self, a: Array, modes: Sequence[int], rank: int) -> tuple[Array, list[Array]]:
         """Cut ``modes`` off a matrix (n, prod(modes) * rank) of any proportions, by SVD."""
-        if self.norm is None:
-            check_finite(self.like, "a")
+        if self.norm < 0:
+            check_finite(a, "a")
             a, self.exponent = unit(a)
         left, cores, lost = self._cut(a, modes, rank, 0)
         self.square += sum(x**2 for x in lost)
@@ -147,13 +211,15 @@ class _Sweep:
         cores: list[Array] = []
         lost: list[float] = []
         for t in reversed(range(len(modes))):
-            u, s, vh = svd(xp.reshape(x, (-1, modes[t] * rank)), "a")
-            if self.norm is None:
+            rows = xp.reshape(x, (-1, modes[t] * rank))
+            _, s, vh = svd(detached(rows), "a")
+            if self.norm < 0:
                 self.norm = float(xp.linalg.vector_norm(s))
-            new, tail = choose_rank(s, self.tolerance * self.norm, self.caps[bond + t])
+            budget = max(self.tolerance, noise(int(s.shape[0]), self.unit)) * self.norm
+            new, tail = choose_rank(s, budget, self.caps[bond + t])
             cores.insert(0, xp.reshape(vh[:new, :], (new, modes[t], rank)))
             lost.insert(0, tail)
-            x, rank = u[:, :new] * s[:new], new
+            x, rank = rows @ adjoint(vh[:new, :]), new
         return x, cores, lost
 
     def _scale(self, a: Array, g: Array) -> float:
@@ -162,28 +228,23 @@ class _Sweep:
         1.0 where the squares in g are far from both ends of the range.
         """
         trace = float(np.trace(host(g)).real)
-        low, high = (2.0**-60, 2.0**180) if rounding_unit(a) > 2.0**-30 else (2.0**-600, 2.0**900)
+        single = self.unit > 2.0**-30
+        low, high = (2.0**-60, 2.0**180) if single else (2.0**-600, 2.0**900)
         if low < trace < high:
             return 1.0
-        size = max(
-            (largest(a[i:j, :]) for i, j in tsqr.blocks(a)), key=lambda x: (math.isnan(x), x)
-        )
+        sizes = [largest(a[i:j, :]) for i, j in tsqr.blocks(a)]
+        size = max(sizes, key=lambda x: (math.isnan(x), x))
         if not math.isfinite(size):
-            check_finite(self.like, "a")
+            check_finite(a, "a")
         limit = reach(a)
         self.exponent = max(-limit, min(limit, math.frexp(size)[1]))
         return 2.0**-self.exponent
 
-    @property
-    def _known_norm(self) -> float:
-        return self.norm or 0.0
-
     def info(self, ranks: tuple[int, ...]) -> Info:
         """The report, on the scale of the data."""
         error = math.sqrt(self.square) / self.norm if self.norm else 0.0
-        return Info(
-            error, "measured", ranks, tuple(ldexp(x, self.exponent) for x in self.lost), "svd"
-        )
+        discarded = tuple(ldexp(x, self.exponent) for x in self.lost)
+        return Info(error, "measured", ranks, discarded, "svd")
 
 
 def _joined(cores: Sequence[Array]) -> Array:

@@ -10,7 +10,7 @@ import math
 import numpy as np
 import scipy.linalg
 
-from ttcore.arrays import adjoint, host, largest, namespace
+from ttcore.arrays import adjoint, detached, host, largest, namespace
 from ttcore.errors import TTConvergenceError, TTValueError
 from ttcore.typing import Array
 
@@ -23,7 +23,7 @@ def check_finite(x: Array, what: str) -> None:
     if math.isfinite(largest(x)):
         return
     xp = namespace(x)
-    flat = xp.reshape(xp.isfinite(x), (-1,))
+    flat = xp.reshape(xp.isfinite(detached(x)), (-1,))
     position = int(np.argmin(host(flat)))
     index = tuple(int(i) for i in np.unravel_index(position, tuple(x.shape)))
     raise TTValueError(

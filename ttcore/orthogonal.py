@@ -6,7 +6,15 @@ Source: I. V. Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 33(5),
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ttcore.arrays import adjoint, astype, default_device_like, dtype_name, largest, namespace
+from ttcore.arrays import (
+    adjoint,
+    astype,
+    default_device_like,
+    detached,
+    dtype_name,
+    largest,
+    namespace,
+)
 from ttcore.factorisations import qr, triangle
 from ttcore.kernels.dispatch import tsqr
 from ttcore.scaling import absorb, unit, unit_cores
@@ -41,8 +49,8 @@ def norm(cores: Cores, center: int | None = None) -> Norm:
     exponent = sum(shift for _, shift in pairs)
     if center is not None:
         core = pairs[0][0]
-        return Norm(float(namespace(core).linalg.vector_norm(core)), exponent)
-    root, shift = right_factors([core for core, _ in pairs], triangle, stop=0)[0]
+        return Norm(float(namespace(core).linalg.vector_norm(detached(core))), exponent)
+    root, shift = right_factors([detached(core) for core, _ in pairs], triangle, stop=0)[0]
     return Norm(largest(root), exponent + shift)
 
 

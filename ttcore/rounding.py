@@ -18,14 +18,14 @@ from functools import partial
 
 import numpy as np
 
-from ttcore.arrays import adjoint, in_double, namespace, rounding_unit
+from ttcore.arrays import adjoint, detached, in_double, namespace, rounding_unit
 from ttcore.cores import ranks_of
 from ttcore.errors import TTValueError
 from ttcore.factorisations import svd, triangle
 from ttcore.orthogonal import Factor, by_gram, norm, reversed_cores, right_factors, times_left
 from ttcore.scaling import absorb, ldexp, unit, unit_cores
 from ttcore.sketching import sketch
-from ttcore.truncation import Info, check_eps, check_max_rank, choose_rank, per_bond
+from ttcore.truncation import Info, check_eps, check_max_rank, choose_rank, noise, per_bond
 from ttcore.typing import RNG, Array, Cores
 
 METHODS = ("svd", "gram", "randomized")
@@ -97,7 +97,8 @@ def round_cores(
         return _truncate(cores, eps, caps, atol, triangle, center, method)
     # relative errors of one Gram matrix for each bond add up along the sweep
     unseen = math.sqrt(sum(ranks_of(cores)) * rounding_unit(in_double(cores[0])))
-    fine = per_bond(eps, len(cores), cores[0]) < 9.0 * unseen
+    smallest = max(per_bond(eps, len(cores)), noise(1, rounding_unit(cores[0])))
+    fine = smallest < 9.0 * unseen
     factor = partial(by_gram, fine=fine)
     return _truncate(cores, eps, caps, atol, factor, center, method, 0.0 if fine else unseen)
 
@@ -129,7 +130,9 @@ def _truncate(
     scaled += cores[loose:]
     if d == 1:  # no factorisation makes this core ours
         scaled = [xp.asarray(scaled[0], copy=True)]
-    right = right_factors(scaled, factor, orthogonal_from=loose)
+    # the bases are found out of autograd's reach: gradients flow through the projections alone,
+    # and are those of the identity where nothing is discarded
+    right = right_factors([detached(core) for core in scaled], factor, orthogonal_from=loose)
     done: list[Array] = []
     lost: list[tuple[float, int]] = []
     left = scaled[0]
@@ -138,13 +141,15 @@ def _truncate(
         r, n, s = left.shape
         rows = xp.reshape(left, (r * n, s))
         root, shift = right[k + 1]
-        u, values, _ = svd(rows @ adjoint(root), f"the unfolding at bond {k}")
+        u, values, _ = svd(detached(rows) @ adjoint(root), f"the unfolding at bond {k}")
         if k == 0:
             size, origin = float(xp.linalg.vector_norm(values)), exponent + shift
-            budget = max(per_bond(eps, d, left) * size, ldexp(atol / math.sqrt(d - 1), -origin))
+            budget = max(per_bond(eps, d) * size, ldexp(per_bond(atol, d), -origin))
+            budget = min(budget, 2.0 * size)  # more than all there is
             budget = math.sqrt(max(budget**2 - (unseen * size) ** 2, 0.0))
         now = exponent + shift
-        rank, tail = choose_rank(values, ldexp(budget, origin - now), caps[k])
+        lost_in_noise = noise(int(values.shape[0]), rounding_unit(left)) * size
+        rank, tail = choose_rank(values, ldexp(max(budget, lost_in_noise), origin - now), caps[k])
         lost.append((tail, now))
         u = u[:, :rank]
         done.append(xp.reshape(u, (r, n, rank)))
@@ -171,7 +176,8 @@ def _round_by_sketch(
         found, shift, missed = sketch(scaled, size, generator)
         value, own = norm(tuple(found), len(found) - 1)
         absolute = ldexp(atol / value, -(own + shift + exponent)) if value else math.inf
-        if size >= enough or CONFIDENCE * missed <= max(eps, absolute) * math.sqrt(0.5):
+        sought = max(eps, absolute, noise(size, rounding_unit(scaled[0])))
+        if size >= enough or CONFIDENCE * missed <= sought * math.sqrt(0.5):
             break
         size = int(min(2 * size, enough))
     share = math.sqrt(0.5) if missed else 1.0

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ttcore.arrays import adjoint, default_device_like, from_numpy, namespace
+from ttcore.arrays import adjoint, default_device_like, detached, from_numpy, namespace
 from ttcore.factorisations import qr
 from ttcore.orthogonal import times_left, times_right
 from ttcore.scaling import ldexp, unit
@@ -35,8 +35,9 @@ def sketch(
         that is zero and the difference is not.
     """
     xp = namespace(*cores)
-    sketches = _right_products(cores, size, generator)
-    probes = _right_products(cores, PROBES, generator)
+    fixed = [detached(core) for core in cores]
+    sketches = _right_products(fixed, size, generator)
+    probes = _right_products(fixed, PROBES, generator)
     done: list[Array] = []
     exponent = 0
     missed: list[tuple[float, int]] = []
@@ -46,10 +47,10 @@ def sketch(
         rows = xp.reshape(left, (r * n, s))
         right, _ = sketches[k + 1]
         # a sketch no narrower than the bond spans all of it
-        q, _ = qr(rows if right.shape[1] >= s else rows @ right)
+        q, _ = qr(detached(rows) if right.shape[1] >= s else detached(rows) @ right)
         seen = adjoint(q) @ rows
         probe, shift = probes[k + 1]
-        residual = (rows - q @ seen) @ probe if q.shape[1] < min(r * n, s) else None
+        residual = detached(rows - q @ seen) @ probe if q.shape[1] < min(r * n, s) else None
         if residual is not None:
             value = float(xp.linalg.matrix_norm(residual)) / math.sqrt(PROBES)
             missed.append((value, exponent + shift))
@@ -57,7 +58,7 @@ def sketch(
         left, step = unit(times_left(seen, cores[k + 1]))
         exponent += step
     done.append(left)
-    size_of_result = float(xp.linalg.vector_norm(left))
+    size_of_result = float(xp.linalg.vector_norm(detached(left)))
     error = math.hypot(*(ldexp(value, shift - exponent) for value, shift in missed))
     relative = error / size_of_result if size_of_result else (math.inf if error else 0.0)
     return done, exponent, relative

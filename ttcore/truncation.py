@@ -3,13 +3,12 @@
 import math
 import numbers
 import operator
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ttcore.arrays import host, rounding_unit
+from ttcore.arrays import host
 from ttcore.errors import TTShapeError, TTTypeError, TTValueError
 from ttcore.typing import Array
 
@@ -95,12 +94,14 @@ def check_max_rank(max_rank: Any, d: int) -> tuple[float, ...]:
     return caps
 
 
-def per_bond(eps: float, d: int, like: Array) -> float:
-    """Relative tail that each of d - 1 bonds may discard.
+def per_bond(eps: float, d: int) -> float:
+    """Relative tail that each of d - 1 bonds may discard: the squares sum to eps**2."""
+    return eps / math.sqrt(max(d - 1, 1))
 
-    The squares sum to eps**2, or to what precision cannot see.
-    """
-    return max(eps / math.sqrt(max(d - 1, 1)), PRECISION * rounding_unit(like))
+
+def noise(k: int, unit: float) -> float:
+    """Relative size of what rounding alone puts into k singular values: always discarded."""
+    return max(PRECISION, 2.0 * math.sqrt(k)) * unit
 
 
 def choose_rank(singular_values: Array, budget: float, cap: float) -> tuple[int, float]:
@@ -118,8 +119,3 @@ def choose_rank(singular_values: Array, budget: float, cap: float) -> tuple[int,
     allowed = np.flatnonzero(np.sqrt(tails[1:]) <= budget)
     rank = int(min(allowed[0] + 1 if allowed.size else squares.size, cap))
     return rank, math.sqrt(tails[rank])
-
-
-def total(discarded: Sequence[float]) -> float:
-    """Norm of a sum of orthogonal errors."""
-    return math.hypot(*discarded)
