@@ -20,8 +20,8 @@ from ttcore.arrays import (
     largest,
     namespace,
 )
-from ttcore.errors import TTIndexError, TTShapeError, TTTypeError, TTValueError
-from ttcore.orthogonal import Norm, norm, times_left, times_right
+from ttcore.errors import TTShapeError, TTTypeError
+from ttcore.orthogonal import Norm, norm, times_left
 from ttcore.scaling import absorb, evened, ldexp, log_of, reach, shifted, unit, unit_exponent
 from ttcore.typing import Array, Cores
 
@@ -305,85 +305,3 @@ def distance(x: Cores, y: Cores) -> Norm:
     """Norm of the difference, by orthogonalisation: sqrt(vdot) could not see below 1e-8."""
     check_same_modes(x, y)
     return norm(add(x, scale(y, -1.0)[0]))
-
-
-def check_axes(axis: Any, d: int) -> tuple[int, ...]:
-    """NumPy's ``axis`` argument (None, an int, a tuple.
-
-    Negative ones count from the end) as sorted axes.
-
-    Raises
-    ------
-    TTIndexError, TTValueError, TTTypeError
-        If an axis is out of range, named twice, or no int.
-    """
-    if axis is None:
-        return tuple(range(d))
-    try:
-        axes = (
-            [operator.index(axis)]
-            if not isinstance(axis, tuple | list)
-            else [operator.index(a) for a in axis]
-        )
-    except TypeError as error:
-        raise TTTypeError(f"axis={axis!r} is no int or tuple of ints") from error
-    for a in axes:
-        if not -d <= a < d:
-            raise TTIndexError(f"axis {a} is out of range for {d} modes; expected {-d}..{d - 1}")
-    found = sorted(a % d for a in axes)
-    if len(set(found)) < len(found):
-        raise TTValueError(
-            f"axis={axis} names axis {next(a for a in found if found.count(a) > 1)} twice; name "
-            "each once"
-        )
-    return tuple(found)
-
-
-def contract_modes(x: Cores, weights: dict[int, Array]) -> Cores | tuple[Any, int]:
-    """Weighted sums over the modes that ``weights`` names, by vectors (n,).
-
-    Returns the train of the other modes, or ``(value, exponent)`` where none is left.
-    """
-    xp = namespace(*x)
-    kept: list[Array] = []
-    exponent = 0
-    pending: Array = None  # the product of contracted cores that waits for a core on its right
-    for k, core in enumerate(x):
-        r, n, s = core.shape
-        if k in weights:
-            columns = xp.reshape(xp.permute_dims(core, (0, 2, 1)), (r * s, n))
-            matrix = xp.reshape(columns @ weights[k], (r, s))
-            pending, shift = unit(matrix if pending is None else pending @ matrix)
-            exponent += shift
-        else:
-            kept.append(core if pending is None else times_left(pending, core))
-            pending = None
-    if not kept:
-        return pending[0, 0], exponent
-    if pending is not None:
-        kept[-1] = times_right(kept[-1], pending)
-    return absorb(kept, exponent, None)[0]
-
-
-def uniform_weights(x: Cores, axes: Sequence[int], *, average: bool) -> dict[int, Array]:
-    """Vectors of ones, or of 1 / n, for the modes in ``axes``."""
-    xp = namespace(*x)
-    found = {}
-    for k in axes:
-        n = int(x[k].shape[1])
-        found[k] = xp.full(
-            (n,), 1.0 / n if average else 1.0, dtype=x[k].dtype, **default_device_like(x[k])
-        )
-    return found
-
-
-def expand(x: Cores) -> Array:
-    """The dense array of shape (n_1, ..., n_d)."""
-    xp = namespace(*x)
-    pairs = [_tame(core) for core in x]
-    cores, _ = absorb([core for core, _ in pairs], sum(shift for _, shift in pairs), None)
-    dense = xp.reshape(cores[0], (cores[0].shape[1], cores[0].shape[2]))
-    for core in cores[1:]:
-        r, n, s = core.shape
-        dense = xp.reshape(dense @ xp.reshape(core, (r, n * s)), (dense.shape[0] * n, s))
-    return xp.reshape(dense, modes_of(x))

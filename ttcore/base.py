@@ -6,10 +6,10 @@ from typing import Any, NoReturn, Self
 
 import numpy as np
 
-from ttcore import algebra
+from ttcore import contraction
 from ttcore.arrays import dtype_name, namespace
 from ttcore.cores import check_cores, digits, ranks_of, read_only, short
-from ttcore.errors import TTSizeError, TTValueError
+from ttcore.errors import TTShapeError, TTSizeError, TTValueError
 from ttcore.typing import Array, Cores
 
 
@@ -29,8 +29,9 @@ class Chain:
     def _made(cls, cores: Cores, center: int | None = None) -> Self:
         """A train of cores that ttcore made: unchecked, and what is known of them is remembered."""
         train = cls.__new__(cls)
-        train._cores = read_only(cores)
-        train._center = center
+        train._cores = read_only(tuple(_compact(core) for core in cores))
+        # arrays of other libraries stay writable: what is known of their values might change
+        train._center = center if isinstance(cores[0], np.ndarray) else None
         return train
 
     # what the subclasses say
@@ -113,12 +114,17 @@ class Chain:
             If it would be larger.
         """
         self._check_size(max_bytes)
+        if self.ndim > 64 and isinstance(self._cores[0], np.ndarray):
+            raise TTShapeError(
+                f"NumPy arrays have at most 64 axes, this tensor has {self.ndim}; "
+                "sum or index away some of them first"
+            )
         dense = self._expanded()
         # of a single core it would be a view
         return dense if len(self._cores) > 1 else namespace(dense).asarray(dense, copy=True)
 
     def _expanded(self) -> Array:
-        return algebra.expand(self._flat)
+        return namespace(*self._cores).reshape(contraction.expand(self._flat), self.shape)
 
     def _check_size(self, max_bytes: int) -> None:
         needed = self.size * np.dtype(dtype_name(self.dtype)).itemsize
@@ -170,5 +176,13 @@ class Chain:
 
 def _restored(kind: type[Chain], cores: Cores, center: int | None) -> Chain:
     train = kind(cores)
-    train._center = center
+    train._center = center if isinstance(train._cores[0], np.ndarray) else None
     return train
+
+
+def _compact(core: Array) -> Array:
+    """A core that is a small part of a larger array, such as a factor that was cut: copied."""
+    base = getattr(core, "base", None)
+    if isinstance(core, np.ndarray) and isinstance(base, np.ndarray):
+        return core.copy() if base.nbytes > 2 * core.nbytes else core
+    return core

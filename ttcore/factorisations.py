@@ -14,6 +14,8 @@ from ttcore.arrays import adjoint, detached, host, largest, namespace
 from ttcore.errors import TTConvergenceError, TTValueError
 from ttcore.typing import Array
 
+WIDE = 4  # columns per row from which a QR decomposition comes first: LAPACK's own LQ adds noise
+
 # NumPy and SciPy raise LinAlgError; Numba ValueError; torch a subclass of RuntimeError
 _FAILURES = (np.linalg.LinAlgError, ValueError, RuntimeError)
 
@@ -63,6 +65,10 @@ def svd(x: Array, what: str = "the matrix") -> tuple[Array, Array, Array]:
     to sqrt(u) only.
     """
     check_finite(x, what)
+    if x.shape[1] >= WIDE * x.shape[0]:
+        q, r = qr(adjoint(x))
+        u, s, wh = svd(adjoint(r), what)
+        return u, s, wh @ adjoint(q)
     methods = (_gesdd, _gesvd, _by_eigh) if isinstance(x, np.ndarray) else (_gesdd, _by_eigh)
     for method in methods:
         try:

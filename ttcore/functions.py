@@ -80,7 +80,8 @@ def allclose(a: T, b: T, *, rtol: float = 1e-10, atol: float = 0) -> bool:
     larger = max(log_of(*norm(x)), log_of(*norm(y)))
     relative = math.log(rtol) + larger if rtol else -math.inf
     absolute = math.log(atol) if atol else -math.inf
-    return bool(log_of(*algebra.distance(x, y)) <= np.logaddexp(relative, absolute))
+    with np.errstate(invalid="ignore"):  # NaN is close to nothing
+        return bool(log_of(*algebra.distance(x, y)) <= np.logaddexp(relative, absolute))
 
 
 @overload

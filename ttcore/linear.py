@@ -11,7 +11,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from ttcore.algebra import products
-from ttcore.arrays import as_array, check_same_library, common, conj, dtype_name, namespace
+from ttcore.arrays import (
+    as_array,
+    astype,
+    check_same_library,
+    common,
+    conj,
+    dtype_name,
+    is_complex,
+    namespace,
+)
 from ttcore.cores import check_cores, ranks_of, short
 from ttcore.errors import TTShapeError
 from ttcore.kernels.dispatch import chain
@@ -100,7 +109,8 @@ def matvec_backward(cores: Sequence[Any], x: Any, gy: Any) -> tuple[Array, Cores
     gx : (batch, N) array
         ``gy @ conj(W)``: for complex arrays the conjugate (Wirtinger) gradient that torch uses.
     gcores : tuple of arrays
-        Shaped as the cores.
+        Shaped as the cores. Each gradient has the dtype of its operand; of a real operand among
+        complex ones it is the real part.
 
     Raises
     ------
@@ -129,9 +139,17 @@ def matvec_backward(cores: Sequence[Any], x: Any, gy: Any) -> tuple[Array, Cores
             f"gy has shape {tuple(gy.shape)}, expected {expected}: one row of M = {expected[1]} "
             "entries for each row of x"
         )
-    checked, x, gy = _promoted(checked, x, gy)
-    gx, gcores = chain.matvec_backward(checked, x, gy, plan_for(checked, expected[0]).stages)
-    return gx, gcores
+    promoted, rows, gy = _promoted(checked, x, gy)
+    stages = plan_for(promoted, expected[0]).stages
+    gx, gcores = chain.matvec_backward(promoted, rows, gy, stages)
+    return _gradient_of(x, gx), tuple(map(_gradient_of, checked, gcores))
+
+
+def _gradient_of(operand: Array, gradient: Array) -> Array:
+    """The gradient in the dtype of its operand: of a real one the real part."""
+    if is_complex(gradient) and not is_complex(operand):
+        gradient = namespace(gradient).real(gradient)
+    return astype(gradient, dtype_name(operand.dtype))
 
 
 def times_rows(cores: Cores, x: Array) -> Array:
@@ -171,6 +189,19 @@ def check_length(x: Array, axis: int, modes: tuple[int, ...], name: str, expecte
         f"{'M' if name == 'row_modes' else 'N'} = {length}: {name} {short(modes)} multiply to "
         f"{length}" + ("; for rows (B, N) use W.apply(x)" if rows else "")
     )
+
+
+def pairing(rows: Sequence[int], cols: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shape (m_1, n_1, m_2, n_2, ...) and the order of its axes that makes it (m_1 ..., n_1 ...).
+
+    Modes of 1 are left out, so that NumPy's 64 axes are enough for any array that fits a memory.
+    """
+    pairs = [
+        (size, which) for pair in zip(rows, cols, strict=True) for which, size in enumerate(pair)
+    ]
+    kept = [(size, which) for size, which in pairs if size > 1]
+    order = sorted(range(len(kept)), key=lambda axis: kept[axis][1])
+    return tuple(size for size, _ in kept), tuple(order)
 
 
 def transposed(cores: Cores) -> Cores:

@@ -9,6 +9,7 @@ from ttcore.arrays import as_array, namespace
 from ttcore.cores import as_four_way, check_modes
 from ttcore.decompose import tt_svd
 from ttcore.errors import TTShapeError
+from ttcore.linear import pairing
 from ttcore.matrix import TTMatrix
 from ttcore.tensor import TTTensor
 from ttcore.truncation import Info
@@ -173,11 +174,12 @@ def matrix_from_dense(
                 f"choose modes whose product is {length}, or pad A"
             )
     xp = namespace(a)
-    d = len(rows)
-    order = [axis for k in range(d) for axis in (k, d + k)]
-    tensor = xp.permute_dims(xp.reshape(a, (*rows, *cols)), tuple(order))
-    pairs = tuple(m * n for m, n in zip(rows, cols, strict=True))
-    cores, info, center = tt_svd(xp.reshape(tensor, pairs), eps=eps, max_rank=max_rank)
+    shape, order = pairing(rows, cols)
+    split = tuple(shape[axis] for axis in order)
+    interleaved = sorted(range(len(order)), key=lambda axis: order[axis])
+    tensor = xp.permute_dims(xp.reshape(a, split), tuple(interleaved))
+    pairs = [m * n for m, n in zip(rows, cols, strict=True)]
+    cores, info, center = tt_svd(tensor, modes=pairs, eps=eps, max_rank=max_rank)
     train = TTMatrix._made(as_four_way(cores, rows, cols), center)
     return (train, info) if full_output else train
 

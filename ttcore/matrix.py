@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ttcore import algebra, linear
+from ttcore import contraction, linear
 from ttcore.arrays import as_array, check_dtype, check_same_library, dtype_name, namespace
 from ttcore.cores import as_four_way, as_three_way, short
 from ttcore.errors import TTShapeError, TTTypeError, TTValueError
@@ -92,13 +92,10 @@ class TTMatrix(Train):
         return f"row_modes={short(self.row_modes)}, col_modes={short(self.col_modes)}"
 
     def _expanded(self) -> Array:
-        d = len(self._cores)
         xp = namespace(*self._cores)
-        pairs = [n for pair in zip(self.row_modes, self.col_modes, strict=True) for n in pair]
-        tensor = xp.reshape(algebra.expand(self._flat), tuple(pairs))
-        return xp.reshape(
-            xp.permute_dims(tensor, (*range(0, 2 * d, 2), *range(1, 2 * d, 2))), self.shape
-        )
+        pairs, order = linear.pairing(self.row_modes, self.col_modes)
+        tensor = xp.reshape(contraction.expand(self._flat), pairs)
+        return xp.reshape(xp.permute_dims(tensor, order), self.shape)
 
     @property
     def T(self) -> "TTMatrix":

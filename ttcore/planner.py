@@ -17,13 +17,14 @@ from functools import lru_cache
 from ttcore.typing import Stage
 
 SCRATCH = 2**21  # bytes a supercore may take: a dense M x N matrix beyond it is never built
+BEYOND = 2**200  # entries of a matrix whose order of contraction is not worth a thought
 LONGEST = 12  # cores that one supercore may merge
 VECTOR = 64  # bytes of a vector register: shorter inner axes are padded to it
 FLOPS = 105e9 * 4  # flop/s times bytes of an entry: half as fast at twice the size
 TRAFFIC = 40e9  # bytes/s between the kernel and the outer caches
 ITEM = 3e-8  # seconds for one product of a batch
 STAGE = 3e-6  # seconds for one batched call
-MERGE = 1.2e-5  # seconds for merging two cores, beside the work itself
+MERGE = 2e-5  # seconds for merging two cores, beside the work itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +65,17 @@ class Plan:
             f"TT-matrix {rows} x {cols}, batch {self.batch}, {self.dtype}: "
             f"{_count(self.flops)}flop, {_count(self.bytes)}B ({self.bytes} bytes); dense "
             f"{_count(self.dense_flops)}flop "
-            f"({self.dense_flops / max(self.flops, 1):.3g} x)",
+            f"({_ratio(self.dense_flops, max(self.flops, 1))} x)",
             f"{'step':>4}  {'cores':<8} {'from':<6} {'products':>10}  {'rows x k x inner':<22} "
             f"{'flop':>8}",
         ]
         for number, s in enumerate(self.stages):
             cores = str(s.first) if s.last == s.first + 1 else f"{s.first}-{s.last - 1}"
             side = "right" if s.form == 0 else "left"
-            size = f"{s.rows} x {s.k} x {s.inner}"
+            size = f"{s.rows} x {s.k} x {_whole(s.inner)}"
             flops = _per_entry(self.dtype)[1] * s.outer * s.rows * s.k * s.inner * self.batch
             lines.append(
-                f"{number:>4}  {cores:<8} {side:<6} {s.outer * self.batch:>10}  {size:<22} "
+                f"{number:>4}  {cores:<8} {side:<6} {_whole(s.outer * self.batch):>10}  {size:<22} "
                 f"{_count(flops):>8}"
             )
         return "\n".join(lines)
@@ -113,7 +114,7 @@ def plan(
         flops += per * merging[0]
         traffic += size * merging[1]
     dense = per * math.prod(row_modes) * math.prod(col_modes) * batch
-    seconds = sum(_seconds(s, batch, size, columns) for s in stages)
+    seconds = math.inf if dense > BEYOND else sum(_seconds(s, batch, size, columns) for s in stages)
     return Plan(row_modes, col_modes, ranks, batch, dtype, stages, flops, traffic, dense, seconds)
 
 
@@ -134,6 +135,8 @@ def choose(
     """The stages of the cheapest plan."""
     size = _per_entry(dtype)[0]
     d = len(row_modes)
+    if math.prod(row_modes) * math.prod(col_modes) > BEYOND:
+        return _from_the_right(row_modes, col_modes, ranks)
     spans = list(_spans(row_modes, col_modes, ranks, size))
     merging = {
         (s.first, s.last): _merge_seconds(row_modes, col_modes, ranks, s.first, s.last, size)
@@ -189,6 +192,24 @@ def _spans(
             if last > first + 1 and ranks[first] * m * n * ranks[last] * size > SCRATCH:
                 break
             yield Stage(first, last, 0, 0, ranks[first] * m, n * ranks[last], 0)
+
+
+def _from_the_right(
+    row_modes: tuple[int, ...], col_modes: tuple[int, ...], ranks: tuple[int, ...]
+) -> tuple[Stage, ...]:
+    """One core after the other: for matrices whose vectors fit no memory, so that no order pays."""
+    return tuple(
+        _right_stage(
+            Stage(k, k + 1, 0, 0, ranks[k] * row_modes[k], col_modes[k] * ranks[k + 1], 0),
+            row_modes,
+            col_modes,
+        )
+        for k in reversed(range(len(row_modes)))
+    )
+
+
+def _right_stage(s: Stage, row_modes: tuple[int, ...], col_modes: tuple[int, ...]) -> Stage:
+    return s._replace(outer=math.prod(col_modes[: s.first]), inner=math.prod(row_modes[s.last :]))
 
 
 def _left_stage(
@@ -258,9 +279,17 @@ def _per_entry(dtype: str) -> tuple[int, int]:
     return {"float32": (4, 2), "float64": (8, 2), "complex64": (8, 8), "complex128": (16, 8)}[dtype]
 
 
-def _count(number: float) -> str:
-    for unit in ("", "k", "M", "G", "T"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} P"
+def _count(number: int) -> str:
+    """A number with a decimal prefix, or by its power of ten where there is none."""
+    for power, unit in enumerate(("", "k", "M", "G", "T", "P")):
+        if number < 1000 ** (power + 1):
+            return f"{number / 1000**power:.3g} {unit}"
+    return f"~1e{math.floor(math.log10(number))} "
+
+
+def _whole(number: int) -> str:
+    return str(number) if number < 10**10 else _count(number).strip()
+
+
+def _ratio(a: int, b: int) -> str:
+    return f"{a / b:.3g}" if a < b * 10**6 else f"~1e{math.floor(math.log10(a // b))}"

@@ -38,8 +38,11 @@ def as_number(value: Any, like: Array, what: str) -> tuple[Any, str]:
         raise TTTypeError(f"{what} {kind(value)}; expected a number or a train")
     own = np.dtype(dtype_name(like.dtype))
     if isinstance(value, np.generic) or array_api_compat.is_array_api_obj(value):
-        name = compute_dtype(dtype_name(value.dtype), f"the scalar in {what!r}")
-        result = np.result_type(own, np.dtype(name)).name
+        name = dtype_name(value.dtype)
+        what = f"the scalar in {what!r}"
+        if name == "bfloat16":  # NumPy does not know it
+            name = compute_dtype(name, what)
+        result = compute_dtype(np.result_type(own, np.dtype(name)).name, what)
         same = not isinstance(value, np.generic | np.ndarray) and library(value) == library(like)
         return (astype(value, result) if same else _python(value)), result
     number = _python(value)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Self
 
-from ttcore import algebra
+from ttcore import algebra, contraction
 from ttcore.scaling import ldexp
 from ttcore.train import Train
 from ttcore.typing import Cores
@@ -73,9 +73,9 @@ class TTTensor(Train):
         return self._reduced(axis, average=True)
 
     def _reduced(self, axis: Any, *, average: bool) -> "float | complex | Self":
-        axes = algebra.check_axes(axis, len(self._cores))
-        found = algebra.contract_modes(
-            self._cores, algebra.uniform_weights(self._cores, axes, average=average)
+        axes = contraction.check_axes(axis, len(self._cores))
+        found = contraction.contract_modes(
+            self._cores, contraction.uniform_weights(self._cores, axes, average=average)
         )
         if len(axes) == len(self._cores):
             value, exponent = found

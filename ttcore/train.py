@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, Self, overload
 
 from ttcore import algebra
-from ttcore.arrays import check_dtype, check_same_library, namespace
+from ttcore.arrays import check_dtype, check_same_library, dtype_name, namespace
 from ttcore.base import Chain
 from ttcore.cores import check_center
 from ttcore.errors import TTShapeError, TTTypeError, TTValueError
@@ -126,7 +126,9 @@ class Train(Chain):
         if divide and isinstance(number, float | complex) and number == 0:
             raise TTValueError(f"{what} zero; divide by a nonzero number")
         flat = algebra.cast(self._flat, dtype)
-        return self._like(*algebra.scale(flat, number, self._center, divide=divide))
+        # a core that is orthogonal in single precision is not so in double
+        center = self._center if dtype == dtype_name(self.dtype) else None
+        return self._like(*algebra.scale(flat, number, center, divide=divide))
 
     def _refuse_array(self, value: Any, what: str) -> None:
         if not is_number(value) and hasattr(value, "shape"):

@@ -12,9 +12,7 @@ from ttcore.arrays import host
 from ttcore.errors import TTShapeError, TTTypeError, TTValueError
 from ttcore.typing import Array
 
-#: what ``eps=None`` discards per bond, in units of the roundoff: just above the noise of a
-# factorisation
-PRECISION = 8.0
+PRECISION = 16.0  # least noise of a factorisation, in units of the roundoff
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +24,8 @@ class Info:
     error : float
         Frobenius norm of the difference, relative to the norm of what was approximated.
     error_kind : {'measured', 'bound', 'estimate'}
-        'measured': equal to the error up to rounding; 'bound': not smaller than it; 'estimate': a
-        random
-        sketch's value, right with high probability.
+        'measured': equal to the error up to rounding; 'bound': not smaller than it; 'estimate':
+        the value of a random sketch, right with high probability.
     ranks : tuple of int
         The d + 1 ranks of the result.
     discarded : tuple of float

@@ -32,15 +32,21 @@ def matvec(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
         x      (batch, N)    batch >= 0
         result (batch, M)
     """
-    xp = namespace(x)
     matrices = [_matrix(cores, stage) for stage in stages]
-    parts = []
-    for first, last in _chunks(x, stages):
+
+    def rows(first: int, last: int) -> Array:
         state = x[first:last, :]
         for a, stage in zip(matrices, stages, strict=True):
             state = _advance(a, state, (last - first) * stage.outer, stage.inner)
-        parts.append(xp.reshape(state, (last - first, -1)) if last > first else _empty(x, stages))
-    return xp.concat(parts, axis=0) if len(parts) > 1 else parts[0]
+        return namespace(x).reshape(state, (last - first, _length(stages[-1])))
+
+    chunks = _chunks(x, 0, stages)
+    if len(chunks) == 1:
+        return rows(*chunks[0])
+    y = np.empty((x.shape[0], _length(stages[-1])), x.dtype)
+    for first, last in chunks:
+        y[first:last] = rows(first, last)
+    return y
 
 
 def matmat(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
@@ -50,69 +56,84 @@ def matmat(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
         x      (N, batch)    the batch stays the innermost axis throughout
         result (M, batch)
     """
-    xp = namespace(x)
-    batch = x.shape[1]
-    state = x
-    for stage in stages:
-        state = _advance(_matrix(cores, stage), state, stage.outer, stage.inner * batch)
-    return xp.reshape(state, (stages[-1].outer * stages[-1].rows * stages[-1].inner, batch))
+    matrices = [_matrix(cores, stage) for stage in stages]
+
+    def columns(first: int, last: int) -> Array:
+        state = x[:, first:last]
+        for a, stage in zip(matrices, stages, strict=True):
+            state = _advance(a, state, stage.outer, stage.inner * (last - first))
+        return namespace(x).reshape(state, (_length(stages[-1]), last - first))
+
+    chunks = _chunks(x, 1, stages)
+    if len(chunks) == 1:
+        return columns(*chunks[0])
+    y = np.empty((_length(stages[-1]), x.shape[1]), x.dtype)
+    for first, last in chunks:
+        y[:, first:last] = columns(first, last)
+    return y
 
 
 def matvec_backward(
     cores: Cores, x: Array, gy: Array, stages: Sequence[Stage]
 ) -> tuple[Array, Cores]:
-    """Gradients of ``matvec`` for the gradient ``gy`` of its result.
-
-    The states are computed again, chunk by chunk.
+    """Gradients of ``matvec``; the states are computed again, chunk by chunk.
 
     Contract
         x      (batch, N), gy (batch, M)  dtype of the cores
-        result gx (batch, N) = conj(W)^T gy, and one array like each core; complex ones conjugated
-        as torch does
+        result gx (batch, N) = gy conj(W), and one array like each core; conjugated as torch does
     """
     xp = namespace(x)
     matrices = [_matrix(cores, stage) for stage in stages]
-    gx_parts = []
     gradients = [xp.zeros_like(a) for a in matrices]
-    for first, last in _chunks(x, stages, kept=True):
-        rows = last - first
+
+    def rows(first: int, last: int) -> Array:
+        count = last - first
         states = [x[first:last, :]]
         for a, stage in zip(matrices[:-1], stages[:-1], strict=True):
-            states.append(_advance(a, states[-1], rows * stage.outer, stage.inner))
+            states.append(_advance(a, states[-1], count * stage.outer, stage.inner))
         g = gy[first:last, :]
         for t in reversed(range(len(stages))):
-            outer, inner = rows * stages[t].outer, stages[t].inner
+            outer, inner = count * stages[t].outer, stages[t].inner
             a = matrices[t]
             g = xp.reshape(g, (outer, a.shape[0], inner))
             state = xp.reshape(states[t], (outer, a.shape[1], inner))
             gradients[t] = gradients[t] + _outer_product(g, state)
             g = _advance(adjoint(a), g, outer, inner)
-        gx_parts.append(xp.reshape(g, (rows, x.shape[1])))
+        return xp.reshape(g, (count, x.shape[1]))
+
+    chunks = _chunks(x, 0, stages, kept=True)
+    if len(chunks) == 1:
+        gx = rows(*chunks[0])
+    else:
+        gx = np.empty_like(x, order="C")
+        for first, last in chunks:
+            gx[first:last] = rows(first, last)
     gcores: list[Array] = [None] * len(cores)
     for stage, gradient in zip(stages, gradients, strict=True):
-        gcores[stage.first : stage.last] = _split_gradient(
-            cores[stage.first : stage.last], gradient, stage.form
-        )
-    return xp.concat(gx_parts, axis=0) if len(gx_parts) > 1 else gx_parts[0], tuple(gcores)
+        span = slice(stage.first, stage.last)
+        gcores[span] = _split_gradient(cores[span], gradient, stage.form)
+    return gx, tuple(gcores)
 
 
-def _chunks(x: Array, stages: Sequence[Stage], *, kept: bool = False) -> list[tuple[int, int]]:
-    """Ranges of rows whose states fit the cache; fixed by shapes alone.
+def _length(stage: Stage) -> int:
+    """Length of what the last stage leaves of one vector."""
+    return stage.outer * stage.rows * stage.inner
+
+
+def _chunks(
+    x: Array, axis: int, stages: Sequence[Stage], *, kept: bool = False
+) -> list[tuple[int, int]]:
+    """Ranges of vectors along ``axis`` whose states fit the cache; fixed by shapes alone.
 
     Arrays of other libraries than NumPy get one range.
     """
-    batch = int(x.shape[0])
+    batch = int(x.shape[axis])
+    if not isinstance(x, np.ndarray):
+        return [(0, batch)]
     sizes = [stage.outer * stage.inner * max(stage.rows, stage.k) for stage in stages]
-    per_row = (
-        (sum(sizes) if kept else max(sizes)) * x.dtype.itemsize if isinstance(x, np.ndarray) else 0
-    )
-    step = max(1, CHUNK_BYTES // per_row) if per_row else max(batch, 1)
+    each = (sum(sizes) if kept else max(sizes)) * x.dtype.itemsize
+    step = max(1 if axis == 0 else 16, CHUNK_BYTES // each)
     return [(first, min(first + step, batch)) for first in range(0, batch, step)] or [(0, 0)]
-
-
-def _empty(x: Array, stages: Sequence[Stage]) -> Array:
-    last = stages[-1]
-    return namespace(x).zeros((0, last.outer * last.rows * last.inner), dtype=x.dtype)
 
 
 def _advance(a: Array, state: Array, outer: int, inner: int) -> Array:

@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from ttcore.arrays import adjoint, host, in_double, is_complex, namespace, rounding_unit
+from ttcore.arrays import adjoint, detached, host, in_double, is_complex, namespace, rounding_unit
 from ttcore.factorisations import eigh, triangle
 from ttcore.kernels.portable.products import rows_product, rows_times
 from ttcore.typing import Array
@@ -82,7 +82,7 @@ def r_factor(a: Array, g: Array, *, fine: bool, scale: float = 1.0) -> Array:
 
 
 def householder(a: Array, *, scale: float = 1.0) -> Array:
-    """The same R by Householder QR of one block after the other: ten times slower, and beyond doubt."""
+    """The same R by Householder QR, block after block: ten times slower, and beyond doubt."""
     xp = namespace(a)
     found = None
     for first, last in blocks(a):
@@ -157,5 +157,5 @@ def _square(x: Array) -> float:
     if isinstance(x, np.ndarray):
         return float(np.sum(np.vecdot(x, x).real, dtype=np.float64))
     xp = namespace(x)
-    x = in_double(x)
+    x = in_double(detached(x))
     return float(xp.sum(xp.real(x) ** 2 + xp.imag(x) ** 2) if is_complex(x) else xp.sum(x * x))
