@@ -24,8 +24,8 @@ from ttcore.arrays import (
 from ttcore.cores import check_cores, ranks_of, short
 from ttcore.errors import TTShapeError
 from ttcore.kernels.dispatch import chain
-from ttcore.planner import Plan, plan
-from ttcore.typing import Array, Cores
+from ttcore.planner import Plan, batch_class, choose, plan
+from ttcore.typing import Array, Cores, Stage
 
 __all__ = ["matvec", "matvec_backward"]
 
@@ -40,17 +40,14 @@ def col_modes(cores: Cores) -> tuple[int, ...]:
     return tuple(int(g.shape[2]) for g in cores)
 
 
-def plan_for(cores: Cores, batch: int, *, columns: bool = False, dtype: str | None = None) -> Plan:
-    """The contraction plan for these cores."""
-    name = dtype or dtype_name(cores[0].dtype)
-    return plan(
-        row_modes(cores),
-        col_modes(cores),
-        ranks_of(cores),
-        batch=batch,
-        dtype=name,
-        columns=columns,
-    )
+def plan_for(cores: Cores, batch: int, dtype: str) -> Plan:
+    """The contraction plan for rows times these cores."""
+    return plan(row_modes(cores), col_modes(cores), ranks_of(cores), batch=batch, dtype=dtype)
+
+
+def _stages(cores: Cores, batch: int, *, columns: bool = False) -> tuple[Stage, ...]:
+    sizes = row_modes(cores), col_modes(cores), ranks_of(cores)
+    return choose(*sizes, batch_class(batch), dtype_name(cores[0].dtype), columns)
 
 
 def matvec(cores: Sequence[Any], x: Any) -> Array:
@@ -140,7 +137,7 @@ def matvec_backward(cores: Sequence[Any], x: Any, gy: Any) -> tuple[Array, Cores
             "entries for each row of x"
         )
     promoted, rows, gy = _promoted(checked, x, gy)
-    stages = plan_for(promoted, expected[0]).stages
+    stages = _stages(promoted, expected[0])
     gx, gcores = chain.matvec_backward(promoted, rows, gy, stages)
     return _gradient_of(x, gx), tuple(map(_gradient_of, checked, gcores))
 
@@ -155,13 +152,13 @@ def _gradient_of(operand: Array, gradient: Array) -> Array:
 def times_rows(cores: Cores, x: Array) -> Array:
     """`matvec` for cores and rows (batch, N) that were checked."""
     cores, x = _promoted(cores, x)
-    return chain.matvec(cores, x, plan_for(cores, int(x.shape[0])).stages)
+    return chain.matvec(cores, x, _stages(cores, int(x.shape[0])))
 
 
 def times_columns(cores: Cores, x: Array) -> Array:
     """The TT-matrix times the columns of ``x`` (N, batch): (M, batch). Both were checked."""
     cores, x = _promoted(cores, x)
-    return chain.matmat(cores, x, plan_for(cores, int(x.shape[1]), columns=True).stages)
+    return chain.matmat(cores, x, _stages(cores, int(x.shape[1]), columns=True))
 
 
 def _promoted(cores: Cores, *arrays: Array) -> tuple[Any, ...]:

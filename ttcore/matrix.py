@@ -192,7 +192,7 @@ class TTMatrix(Train):
         if not isinstance(batch, int | np.integer) or isinstance(batch, bool) or batch < 0:
             raise TTValueError(f"batch={batch!r} must be an int >= 0: the number of rows")
         name = dtype_name(self.dtype) if dtype is None else check_dtype(dtype).name
-        return linear.plan_for(self._cores, int(batch), dtype=name)
+        return linear.plan_for(self._cores, int(batch), name)
 
     def _operand(self, x: Any, what: str, expected: str) -> Array:
         if isinstance(x, numbers.Number):

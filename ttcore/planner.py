@@ -88,7 +88,6 @@ def plan(
     *,
     batch: int = 1,
     dtype: str = "float64",
-    columns: bool = False,
 ) -> Plan:
     """The plan for a TT-matrix of these modes and ranks (d + 1 of them).
 
@@ -100,11 +99,9 @@ def plan(
         that equal results
         can be expected from nearly equal batches.
     dtype : str
-    columns : bool
-        Whether the vectors are the columns of a matrix rather than its rows.
     """
     row_modes, col_modes, ranks = tuple(row_modes), tuple(col_modes), tuple(ranks)
-    stages = choose(row_modes, col_modes, ranks, batch_class(batch), dtype, columns)
+    stages = choose(row_modes, col_modes, ranks, batch_class(batch), dtype, False)
     size, per = _per_entry(dtype)
     flops = traffic = 0
     for s in stages:
@@ -114,7 +111,7 @@ def plan(
         flops += per * merging[0]
         traffic += size * merging[1]
     dense = per * math.prod(row_modes) * math.prod(col_modes) * batch
-    seconds = math.inf if dense > BEYOND else sum(_seconds(s, batch, size, columns) for s in stages)
+    seconds = math.inf if dense > BEYOND else sum(_seconds(s, batch, size, False) for s in stages)
     return Plan(row_modes, col_modes, ranks, batch, dtype, stages, flops, traffic, dense, seconds)
 
 
@@ -132,7 +129,7 @@ def choose(
     dtype: str,
     columns: bool,
 ) -> tuple[Stage, ...]:
-    """The stages of the cheapest plan."""
+    """The stages of the cheapest plan for ``batch`` rows, or ``columns``."""
     size = _per_entry(dtype)[0]
     d = len(row_modes)
     if math.prod(row_modes) * math.prod(col_modes) > BEYOND:

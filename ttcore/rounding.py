@@ -43,23 +43,11 @@ def round_cores(
     rng: RNG = None,
     center: int | None = None,
 ) -> tuple[Cores, Info, int | None]:
-    r"""A train of smaller ranks close to the given one.
+    """A train of smaller ranks close to the given one; the options are those of `TTTensor.round`.
 
     Parameters
     ----------
     cores : tuple of arrays (r, n, r')
-    eps : float, optional
-        Relative Frobenius error; None removes only what is below machine precision.
-    max_rank : int or sequence of int, optional
-        Cap for all bonds, or one per bond; may break ``eps``.
-    atol : float
-        Absolute error that may be made in any case: the budget is max(eps ‖x‖, atol).
-    method : {'svd', 'gram', 'randomized'}
-        Householder QR; Gram matrices (two per core where one cannot see ``eps``); a random sketch
-        whose size doubles until independent
-        probes find the error small enough.
-    rng : seed or Generator
-        For 'randomized'.
     center : int, optional
         The orthogonality centre of ``cores`` where one is known; saves work.
 
@@ -70,19 +58,6 @@ def round_cores(
     center : int or None
         Orthogonality centre of the result; None where its norm is too far out of range for one
         core.
-
-    Raises
-    ------
-    TTValueError, TTTypeError, TTShapeError
-        For an unusable option, or NaN or Inf in a core.
-
-    Notes
-    -----
-    :math:`\|x - y\| \le \max(\epsilon\|x\|, \mathrm{atol}) + c\sqrt d\,u\,S`, S being the size of
-    the representation
-    (:math:`\sum_i |c_i|\,\|a_i\|` for a sum): cancellation cannot be undone. For 'randomized' this
-    holds with high probability.
-    Cost O(d n r^3).
     """
     eps, atol = check_eps(eps), check_eps(atol, "atol")
     caps = check_max_rank(max_rank, len(cores))

@@ -194,7 +194,8 @@ class Train(Chain):
         atol : float
             Absolute error that may be made in any case: the budget is max(eps ‖x‖, atol).
         method : {'svd', 'gram', 'randomized'}
-            Householder QR, Gram matrices, or a random sketch; see the notes.
+            Householder QR; Gram matrices, two per core where one cannot see ``eps``; a random
+            sketch whose size doubles until independent probes find the error small enough.
         rng : seed or Generator
             For 'randomized'.
         full_output : bool
