@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import ttcore
-from ttcore import cli
 from ttcore.cli import main
+from ttcore.cli.screen import in_bytes
 from ttcore.io import npz
 from ttcore.io.npz import load_npz
 from ttcore.matrix import TTMatrix
@@ -461,4 +461,4 @@ print(sorted(loaded & sys.modules.keys()))
     [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (411041792, "411 MB"), (5e15, "5,000 TB")],
 )
 def test_bytes_are_readable(n, text):
-    assert cli._bytes(n) == text
+    assert in_bytes(n) == text

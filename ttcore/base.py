@@ -6,7 +6,7 @@ from typing import Any, NoReturn, Self
 
 import numpy as np
 
-from ttcore import contraction
+from ttcore import contraction, display
 from ttcore.arrays import dtype_name, namespace
 from ttcore.cores import check_cores, digits, ranks_of, read_only, short
 from ttcore.errors import TTShapeError, TTSizeError, TTValueError
@@ -54,6 +54,11 @@ class Chain:
     def _modes(self) -> tuple[Any, ...]:
         """What must agree between trains that are paired."""
         return self.shape
+
+    @property
+    def _core_modes(self) -> list[tuple[int, ...]]:
+        """The modes of each core: (n,), or (m, n)."""
+        return [tuple(int(n) for n in g.shape[1:-1]) for g in self._cores]
 
     # being
 
@@ -158,6 +163,17 @@ class Chain:
             f"    ranks={short(self.ranks)}, dtype={dtype_name(self.dtype)},\n"
             f"    {len(self._cores)} cores, {self.num_params} parameters, compression "
             f"{self.compression:.4g})"
+        )
+
+    def _repr_html_(self) -> str:
+        """The train as notebooks show it: a drawing of its cores, and a caption."""
+        return display.html(
+            type(self).__name__,
+            self._core_modes,
+            self.ranks,
+            dtype=dtype_name(self.dtype),
+            shape=self.shape,
+            params=self.num_params,
         )
 
     def _describe_modes(self) -> str:

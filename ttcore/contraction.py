@@ -1,13 +1,13 @@
 """Modes summed away, and trains multiplied out, on three-way cores (r, n, r')."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
 from ttcore.algebra import modes_of
-from ttcore.arrays import default_device_like, namespace
-from ttcore.errors import TTIndexError, TTTypeError, TTValueError
+from ttcore.arrays import as_array, check_same_library, common, default_device_like, namespace
+from ttcore.errors import TTIndexError, TTShapeError, TTTypeError, TTValueError
 from ttcore.orthogonal import times_left, times_right
 from ttcore.scaling import absorb, unit
 from ttcore.typing import Array, Cores
@@ -51,14 +51,25 @@ def contract_modes(x: Cores, weights: dict[int, Array]) -> Cores | tuple[Any, in
     Returns the train of the other modes, or ``(value, exponent)`` where none is left.
     """
     xp = namespace(*x)
+    matrices = {}
+    for k, vector in weights.items():
+        r, n, s = x[k].shape
+        columns = xp.reshape(xp.permute_dims(x[k], (0, 2, 1)), (r * s, n))
+        matrices[k] = xp.reshape(columns @ vector, (r, s))
+    return absorb_matrices(x, matrices)
+
+
+def absorb_matrices(x: Cores, matrices: dict[int, Array]) -> Cores | tuple[Any, int]:
+    """The train without the cores that ``matrices`` (r, r') replace, each multiplied into the next.
+
+    Returns ``(value, exponent)`` where no core is left.
+    """
     kept: list[Array] = []
     exponent = 0
-    pending: Array = None  # the product of contracted cores that waits for a core on its right
+    pending: Array = None  # the product of matrices that waits for a core on its right
     for k, core in enumerate(x):
-        r, n, s = core.shape
-        if k in weights:
-            columns = xp.reshape(xp.permute_dims(core, (0, 2, 1)), (r * s, n))
-            matrix = xp.reshape(columns @ weights[k], (r, s))
+        if k in matrices:
+            matrix = matrices[k]
             pending, shift = unit(matrix if pending is None else pending @ matrix)
             exponent += shift
         else:
@@ -69,6 +80,31 @@ def contract_modes(x: Cores, weights: dict[int, Array]) -> Cores | tuple[Any, in
     if pending is not None:
         kept[-1] = times_right(kept[-1], pending)
     return absorb(kept, exponent, None)[0]
+
+
+def check_vectors(x: Cores, vectors: Any) -> tuple[Cores, dict[int, Array]]:
+    """The cores and ``{axis: vector}`` in their common dtype, axes made positive.
+
+    Raises
+    ------
+    TTTypeError, TTIndexError, TTShapeError
+        If it is no mapping, there is no such axis, or a vector does not fit its mode.
+    """
+    if not isinstance(vectors, Mapping) or not vectors:
+        raise TTTypeError(f"contract takes {{axis: vector, ...}}, but got {vectors!r}")
+    axes = [check_axes(axis, len(x))[0] for axis in vectors]
+    if len(set(axes)) < len(axes):
+        raise TTValueError(f"axes {list(vectors)} name a mode twice; name each once")
+    arrays = [as_array(v, f"the vector of axis {axis}") for axis, v in vectors.items()]
+    for axis, v in zip(axes, arrays, strict=True):
+        if tuple(v.shape) != (x[axis].shape[1],):
+            raise TTShapeError(
+                f"the vector of axis {axis} has shape {tuple(v.shape)}, expected "
+                f"({int(x[axis].shape[1])},), the size of the mode"
+            )
+    check_same_library((*x, *arrays), "the train and the vectors")
+    every = common((*x, *arrays))
+    return every[: len(x)], dict(zip(axes, every[len(x) :], strict=True))
 
 
 def uniform_weights(x: Cores, axes: Sequence[int], *, average: bool) -> dict[int, Array]:

@@ -1,4 +1,4 @@
-"""Functions of several trains: inner products, distances, sums."""
+"""Functions of trains: inner products, distances, sums, joins and products of modes."""
 
 import math
 from collections.abc import Sequence
@@ -6,11 +6,15 @@ from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 
-from ttcore import algebra
-from ttcore.errors import TTTypeError, TTValueError
+from ttcore import algebra, joining, parts
+from ttcore.arrays import as_array, common, namespace
+from ttcore.contraction import check_axes
+from ttcore.errors import TTShapeError, TTTypeError, TTValueError
+from ttcore.matrix import TTMatrix
 from ttcore.orthogonal import norm
 from ttcore.scalars import kind
 from ttcore.scaling import ldexp, log_of
+from ttcore.tensor import TTTensor
 from ttcore.train import Train
 from ttcore.truncation import Info, check_eps
 from ttcore.typing import Cores
@@ -145,3 +149,119 @@ def round_sum(
     total = scaled[0]._like(algebra.add(*(scaled[0]._paired(train)[1] for train in scaled)))
     result: T | tuple[T, Info] = total.round(eps=eps, max_rank=max_rank, full_output=full_output)
     return result
+
+
+def concatenate(ts: Sequence[TTTensor], axis: int = 0) -> TTTensor:
+    """TT-tensors one behind the other along an existing mode, as `numpy.concatenate`; exact.
+
+    Ranks add up.
+
+    Raises
+    ------
+    TTShapeError, TTIndexError, TTTypeError
+        If other modes differ, or there is no such axis.
+
+    Examples
+    --------
+    >>> import ttcore as tt
+    >>> tt.concatenate([tt.ones((2, 3)), tt.zeros((4, 3))]).shape
+    (6, 3)
+    """
+    trains = _tensors(ts, "concatenate")
+    d = trains[0].ndim
+    if any(t.ndim != d for t in trains):
+        shapes = ", ".join(str(t.shape) for t in trains)
+        raise TTShapeError(f"shapes {shapes} differ in their number of modes; join equal ones")
+    place = check_axes(axis, d)[0]
+    return TTTensor._made(joining.concatenate([t.cores for t in trains], place))
+
+
+def stack(ts: Sequence[TTTensor], axis: int = 0) -> TTTensor:
+    """TT-tensors along a new mode, as `numpy.stack`; exact. Ranks add up.
+
+    Raises
+    ------
+    TTShapeError, TTIndexError, TTTypeError
+        If shapes differ, or there is no such axis.
+
+    Examples
+    --------
+    >>> import ttcore as tt
+    >>> tt.stack([tt.ones((2, 3)), tt.zeros((2, 3))], axis=-1).shape
+    (2, 3, 2)
+    """
+    trains = _tensors(ts, "stack")
+    for t in trains[1:]:
+        trains[0]._paired(t)
+    place = check_axes(axis, trains[0].ndim + 1)[0]
+    return TTTensor._made(joining.stack([t.cores for t in trains], place))
+
+
+def _tensors(ts: Sequence[TTTensor], name: str) -> list[TTTensor]:
+    trains = list(ts) if not isinstance(ts, TTTensor) else []
+    for t in trains:
+        if not isinstance(t, TTTensor):
+            raise TTTypeError(f"{name} takes TT-tensors, but got {kind(t)}")
+    if not trains:
+        raise TTTypeError(f"{name} takes a sequence of TT-tensors, at least one")
+    return trains
+
+
+def kron(*factors: Any) -> Any:
+    """Kronecker product of matrices, or outer product of tensors; exact.
+
+    Parameters
+    ----------
+    *factors : TTMatrix or (m, n) array; or TTTensor or (n,) array
+        Matrices and tensors are not mixed. A single sequence of them is taken too. The first
+        factor is the most significant, as in `numpy.kron`.
+
+    Returns
+    -------
+    TTMatrix or TTTensor
+        A train with all their cores; a dense matrix or vector is one core.
+
+    Raises
+    ------
+    TTTypeError, TTShapeError
+        If matrices and tensors are mixed, or an array has another number of axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ttcore as tt
+    >>> tt.kron(np.ones((2, 3)), tt.eye((4, 5))).shape
+    (40, 60)
+    """
+    if len(factors) == 1 and isinstance(factors[0], list | tuple):
+        factors = tuple(factors[0])
+    if not factors:
+        raise TTTypeError("kron got no factors; give at least one matrix or tensor")
+    trains = [f if isinstance(f, Train) else _one_core(f, k) for k, f in enumerate(factors)]
+    for t in trains[1:]:
+        trains[0]._check_kin(t)
+    return trains[0]._made(common([core for t in trains for core in t.cores]))
+
+
+def _one_core(factor: Any, k: int) -> Train:
+    array = as_array(factor, f"factor {k}")
+    if array.ndim not in {1, 2}:
+        raise TTShapeError(
+            f"factor {k} has shape {tuple(array.shape)}, expected a matrix (m, n), a vector (n,) "
+            "or a train"
+        )
+    core = namespace(array).reshape(array, (1, *array.shape, 1))
+    return TTMatrix([core]) if array.ndim == 2 else TTTensor([core])
+
+
+def diag(t: TTTensor) -> TTMatrix:
+    """The square TT-matrix with the entries of ``t`` on its diagonal; exact, of the same ranks.
+
+    Examples
+    --------
+    >>> import ttcore as tt
+    >>> tt.diag(tt.ones((2, 3))).shape
+    (6, 6)
+    """
+    (t,) = _tensors([t], "diag")
+    return TTMatrix._made(parts.diagonal_matrix(t.cores))

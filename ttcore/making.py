@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
-from ttcore import construct
+from ttcore import construct, joining
 from ttcore.arrays import as_array, namespace
 from ttcore.cores import as_four_way, check_modes
 from ttcore.decompose import tt_svd
@@ -264,3 +264,50 @@ def rank_one(vectors: Sequence[Any]) -> TTTensor:
            [6., 8.]])
     """
     return TTTensor(construct.rank_one(vectors))
+
+
+def from_cp(factors: Sequence[Any], weights: Any = None) -> TTTensor:
+    """A sum of R outer products (canonical polyadic format) as a TT-tensor of ranks R; exact.
+
+    Parameters
+    ----------
+    factors : sequence of d arrays (n_k, R)
+    weights : (R,) array, optional
+
+    Raises
+    ------
+    TTShapeError, TTTypeError
+        If the factors are no matrices with equally many columns.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ttcore as tt
+    >>> tt.from_cp([np.ones((4, 2)), np.ones((5, 2))], weights=[1.0, 2.0]).sum()
+    60.0
+    """
+    return TTTensor(joining.from_cp(factors, weights))
+
+
+def from_tucker(core: Any, factors: Sequence[Any]) -> TTTensor:
+    """A Tucker tensor as a TT-tensor; exact but for rounding.
+
+    Parameters
+    ----------
+    core : (r_1, ..., r_d) array
+    factors : sequence of d arrays (n_k, r_k)
+
+    Raises
+    ------
+    TTShapeError, TTTypeError
+        If the factors do not fit the core.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import ttcore as tt
+    >>> tt.from_tucker(np.ones((2, 3)), [np.ones((4, 2)), np.ones((5, 3))]).shape
+    (4, 5)
+    """
+    cores = tt_svd(_dense(core, "core"))[0]
+    return TTTensor._made(joining.apply_factors(cores, factors))

@@ -2,19 +2,24 @@
 
 import math
 import numbers
-from typing import Any, Self
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ttcore import contraction, linear
+from ttcore import algebra, contraction, linear, parts
 from ttcore.arrays import as_array, check_dtype, check_same_library, dtype_name, namespace
 from ttcore.cores import as_four_way, as_three_way, short
 from ttcore.errors import TTShapeError, TTTypeError, TTValueError
 from ttcore.planner import Plan
 from ttcore.scalars import kind
+from ttcore.scaling import ldexp
 from ttcore.tensor import TTTensor
 from ttcore.train import Train
 from ttcore.typing import Array, Cores
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
 
 
 class TTMatrix(Train):
@@ -107,6 +112,69 @@ class TTMatrix(Train):
         """The conjugate transpose."""
         return self._made(linear.adjoint_cores(self._cores), self._center)
 
+    # parts
+
+    def __getitem__(self, key: Any) -> "float | complex | TTTensor":
+        """``W[i, j]``: a Python number; ``W[i, :]`` and ``W[:, j]``: a TTTensor; flat ints i, j.
+
+        Raises
+        ------
+        TTIndexError
+            For any other key, or an index out of range.
+        """
+        found = parts.select(self._cores, key)
+        if len(found) == 2 and isinstance(found[1], int):
+            return ldexp(algebra.scalar(found[0]), found[1])  # type: ignore[no-any-return]
+        return TTTensor._made(found)
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return self.shape[0]
+
+    def __iter__(self) -> "Iterator[TTTensor]":
+        """The rows."""
+        return (TTTensor._made(parts.select(self._cores, i)) for i in range(len(self)))
+
+    def diagonal(self) -> TTTensor:
+        """The main diagonal, a tensor of shape ``row_modes``.
+
+        Raises
+        ------
+        TTShapeError
+            Unless row and column modes are equal.
+        """
+        return TTTensor._made(parts.diagonal(self._cores))
+
+    def trace(self) -> float | complex:
+        """Sum of the main diagonal.
+
+        Raises
+        ------
+        TTShapeError
+            Unless row and column modes are equal.
+        """
+        value, exponent = parts.trace(self._cores)
+        return ldexp(algebra.scalar(value), exponent)  # type: ignore[no-any-return]
+
+    def sum(self, axis: int | None = None) -> "float | complex | TTTensor":
+        """Sum over the rows (axis 0) or the columns (axis 1), a TTTensor; over both, a number.
+
+        Raises
+        ------
+        TTIndexError, TTTypeError
+            If there is no such axis.
+
+        Examples
+        --------
+        >>> import ttcore as tt
+        >>> tt.eye((2, 3)).sum(axis=1).shape, tt.eye((2, 3)).sum()
+        ((2, 3), 6.0)
+        """
+        axes = contraction.check_axes(axis, 2)
+        if len(axes) == 2:
+            return TTTensor._made(parts.sums(self._cores, 0)).sum()
+        return TTTensor._made(parts.sums(self._cores, axes[0]))
+
     # products
 
     def __matmul__(self, other: Any) -> Any:
@@ -171,6 +239,31 @@ class TTMatrix(Train):
     def rmatvec(self, y: Any) -> Any:
         """``W.H @ y``."""
         return self.H @ y
+
+    def to_linear_operator(self) -> "LinearOperator":
+        """The matrix as a `scipy.sparse.linalg.LinearOperator`, for SciPy's solvers.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import scipy.sparse.linalg
+        >>> import ttcore as tt
+        >>> A = (2 * tt.eye((3, 4))).to_linear_operator()
+        >>> x, code = scipy.sparse.linalg.cg(A, np.ones(12))
+        >>> bool(np.allclose(x, 0.5)), code
+        (True, 0)
+        """
+        from scipy.sparse.linalg import LinearOperator
+
+        adjoint = self.H
+        return LinearOperator(
+            dtype=self.dtype,
+            shape=self.shape,
+            matvec=self.matvec,
+            rmatvec=adjoint.matvec,
+            matmat=self.matvec,
+            rmatmat=adjoint.matvec,
+        )
 
     def plan(self, *, batch: int = 1, dtype: Any = None) -> Plan:
         """How ``apply`` contracts a batch of this size; print it.

@@ -5,19 +5,24 @@ m_k n_k. The subclasses say how their cores become three-way ones and back.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-from ttcore import algebra
-from ttcore.arrays import check_dtype, check_same_library, dtype_name, namespace
+import numpy as np
+
+from ttcore import algebra, plotting
+from ttcore.arrays import check_dtype, check_same_library, dtype_name, host, namespace
 from ttcore.base import Chain
 from ttcore.cores import check_center
 from ttcore.errors import TTShapeError, TTTypeError, TTValueError
-from ttcore.orthogonal import norm, orthogonalize
+from ttcore.orthogonal import norm, orthogonalize, spectra
 from ttcore.rounding import round_cores
 from ttcore.scalars import as_number, is_number, kind
 from ttcore.scaling import ldexp, log_of
 from ttcore.truncation import Info
 from ttcore.typing import RNG, Cores
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class Train(Chain):
@@ -146,6 +151,60 @@ class Train(Chain):
     def log_norm(self) -> float:
         """Natural logarithm of the norm: finite for every nonzero train, -inf for zero."""
         return log_of(*norm(self._flat, self._center))
+
+    def spectra(self) -> tuple[np.ndarray[Any, Any], ...]:
+        """Singular values of the unfoldings, one array for each of the d - 1 bonds.
+
+        They are relative to the norm: the squares of an array sum to 1, unless the train is zero.
+        Entry k - 1 belongs to the bond of rank ``ranks[k]`` and has at most so many values,
+        descending. Found by orthogonalisation, hence accurate to u times the size of the
+        representation; cost O(d n r^3).
+
+        Raises
+        ------
+        TTValueError
+            If a core holds NaN or Inf.
+
+        Examples
+        --------
+        >>> import ttcore as tt
+        >>> x = tt.ones((4, 4, 4)) + tt.rank_one([[1.0, -1.0, 1.0, -1.0]] * 3)
+        >>> [s.round(3).tolist() for s in x.spectra()]
+        [[0.707, 0.707], [0.707, 0.707]]
+        """
+        return tuple(host(values) for values in spectra(self._flat))
+
+    # looking
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the cores, their modes and the ranks between them.
+
+        The thickness of a line grows with the logarithm of its rank or mode. In a matrix, row modes
+        point up and column modes down. Of long trains the first and the last cores are drawn.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; default: a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ModuleNotFoundError
+            Without Matplotlib, which comes with ``pip install "ttcore[plot]"``.
+        """
+        return plotting.plot_train(self._core_modes, self.ranks, ax)
+
+    def plot_spectra(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the singular values of each bond, relative to the largest, on a logarithmic scale.
+
+        What lies below the dotted line, the machine epsilon of the dtype, is noise. Parameters,
+        result and errors as for `plot`.
+        """
+        return plotting.plot_spectra(self.spectra(), ax)
 
     # approximating
 

@@ -1,5 +1,5 @@
 """Which backend serves an array. So far every array is served by the portable one."""
 
-from ttcore.kernels.portable import chain, tsqr
+from ttcore.kernels.portable import chain, gather, tsqr
 
-__all__ = ["chain", "tsqr"]
+__all__ = ["chain", "gather", "tsqr"]

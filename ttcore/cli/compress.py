@@ -1,18 +1,15 @@
-"""The command line: ``ttcore compress``, ``ttcore info``, ``ttcore demo``.
-
-Only argparse is loaded at the start; what a command needs is imported inside it.
-"""
+"""``ttcore compress``: arrays of a file become trains in another."""
 
 import argparse
 import contextlib
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ttcore.cli.screen import describe, in_bytes, kind_of, note, quoted, say
 from ttcore.errors import TTError, TTFormatError, TTShapeError, TTTypeError, TTValueError
 
 if TYPE_CHECKING:
@@ -22,8 +19,6 @@ if TYPE_CHECKING:
     from ttcore.truncation import Info
 
     Modes = tuple[int, ...]
-
-__all__ = ["main"]
 
 _COMPRESS = """\
 Decompose arrays into tensor trains and write them to one file.
@@ -41,87 +36,8 @@ examples:
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        The arguments after the program's name; those of the process by default.
-
-    Returns
-    -------
-    int
-        0 when all went well, 2 for a mistake in the arguments or files (one line on stderr says
-        which), 130 when interrupted.
-
-    Raises
-    ------
-    SystemExit
-        By argparse, for ``--help``, ``--version`` and arguments that it refuses.
-    """
-    args = _parser().parse_args(argv)
-    run: Callable[[argparse.Namespace], None] = args.run
-    try:
-        run(args)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # the reader of our output has closed it; nothing is left to say, also not at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        _complain(args, "interrupted")
-        return 130
-    except OSError as error:
-        reason = error.strerror or str(error)
-        _complain(args, f"{error.filename}: {reason}; check the path" if error.filename else reason)
-        return 2
-    except (TTError, ModuleNotFoundError, MemoryError) as error:
-        _complain(args, str(error) or "out of memory")
-        return 2
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    import ttcore
-
-    parser = argparse.ArgumentParser(
-        prog="ttcore",
-        description="Tensor-train numerics: big arrays kept as chains of small ones.",
-        epilog="`ttcore COMMAND --help` says more about a command.",
-    )
-    parser.add_argument("--version", action="version", version=f"ttcore {ttcore.__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_compress(commands)
-
-    info = commands.add_parser(
-        "info",
-        help="say what a file holds",
-        description="Describe the trains of a .tt.npz file, or the arrays of a .npy or .npz file.",
-    )
-    info.add_argument("file", metavar="FILE", type=Path, help=".tt.npz, .npy or .npz")
-    info.set_defaults(run=_info, command="info")
-
-    demo = commands.add_parser(
-        "demo",
-        help="see what tensor trains do, in about a minute",
-        description="Compress photographs, train a network with a TT layer and run the largest "
-        "layer of VGG; numbers go to the screen and to summary.md and summary.json, pictures to "
-        'PNG files. Needs no network, but the extra: pip install "ttcore[demo]".',
-    )
-    demo.add_argument(
-        "-o",
-        "--output",
-        metavar="FOLDER",
-        type=Path,
-        default=Path("demo-out"),
-        help="where pictures and summary go (default: demo-out)",
-    )
-    demo.add_argument("--quick", action="store_true", help="smaller sizes: a few seconds")
-    demo.set_defaults(run=_demo, command="demo")
-    return parser
-
-
-def _add_compress(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_compress(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command and its options."""
     compress = commands.add_parser(
         "compress",
         help="turn arrays into tensor trains",
@@ -234,15 +150,15 @@ def _compress(args: argparse.Namespace) -> None:
         reason = f"{output} cannot be written ({error.strerror or error}); change --output"
         raise OSError(reason) from error
     for report in reports:
-        _say(report)
+        say(report)
     before, after = args.file.stat().st_size, output.stat().st_size
-    _say(f"wrote {output}: {_bytes(after)}, from {_bytes(before)}")
+    say(f"wrote {output}: {in_bytes(after)}, from {in_bytes(before)}")
 
 
 def _choose(
     path: Path, entries: "dict[str, ArrayEntry]", keys: list[str] | None
 ) -> "list[ArrayEntry]":
-    """Take the arrays asked for, or all that can become trains; say which are left out."""
+    """The arrays asked for, or all that can become trains; says which are left out."""
     if "ttcore" in entries:
         raise TTFormatError(f"{path} holds trains already; `ttcore info` describes them")
     unusable = {name: entry.unusable for name, entry in entries.items() if entry.unusable}
@@ -254,7 +170,7 @@ def _choose(
         if name in unusable and (keys or len(unusable) == len(entries)):
             raise TTTypeError(f"{name!r} in {path} {unusable[name]}")
         if name in unusable:
-            _note(f"left out: {name!r} {unusable[name]}")
+            note(f"left out: {name!r} {unusable[name]}")
     if not names:
         raise TTFormatError(f"{path} has no arrays; expected at least one")
     return [entries[name] for name in names if name not in unusable]
@@ -291,7 +207,7 @@ def _progress_bar(total: int, wanted: bool | None) -> Iterator[Callable[[int], o
     """Show bytes done of ``total``; yields the function that advances the bar."""
     shown = sys.stderr.isatty() if wanted is None else wanted
     if wanted and find_spec("tqdm") is None:
-        _note('no progress bar without tqdm; pip install "ttcore[cli]"')
+        note('no progress bar without tqdm; pip install "ttcore[cli]"')
     if not shown or find_spec("tqdm") is None:
         yield lambda _: None
         return
@@ -308,89 +224,13 @@ def _compress_report(
     if args.max_rank is not None:
         asked += f", ranks up to {args.max_rank}"
     lines = [
-        f"{_shown(entry.name)}: {entry.dtype} array {entry.shape} -> {_kind(train)}",
+        f"{quoted(entry.name)}: {entry.dtype} array {entry.shape} -> {kind_of(train)}",
         f"  error asked  {asked}",
         f"  error got    {info.error:.3g} ({info.error_kind})",
-        *_describe(train),
+        *describe(train),
     ]
     if entry.dtype != train.dtype:
         lines.insert(1, f"  computed in  {train.dtype}, converted from {entry.dtype}")
     if train.compression < 1:
         lines.append("  note         larger than the array: try a larger --eps, or a --max-rank")
     return "\n".join(lines)
-
-
-def _info(args: argparse.Namespace) -> None:
-    from ttcore.io.npz import holds_trains, load_npz
-    from ttcore.io.source import open_arrays
-
-    if holds_trains(args.file):
-        trains = load_npz(args.file)
-        _say(f"{args.file}: trains: {len(trains)}, {_bytes(args.file.stat().st_size)}")
-        for name, train in trains.items():
-            _say(f"{_shown(name)}: {train.dtype} {_kind(train)}")
-            _say("\n".join([*_describe(train), f"  norm         {train.norm():.6g}"]))
-        return
-    with open_arrays(args.file) as entries:
-        _say(f"{args.file}: arrays: {len(entries)}, {_bytes(args.file.stat().st_size)}")
-        for entry in entries.values():
-            what = "Python objects, not read," if entry.dtype.hasobject else f"{entry.dtype} array"
-            _say(f"{_shown(entry.name)}: {what} {entry.shape}, {_bytes(entry.nbytes)}")
-
-
-def _demo(args: argparse.Namespace) -> None:
-    from ttcore.demo import run
-
-    run(args.output, quick=args.quick)
-
-
-def _kind(train: "TTTensor | TTMatrix") -> str:
-    return f"TT-{'matrix' if hasattr(train, 'row_modes') else 'tensor'} {tuple(train.shape)}"
-
-
-def _describe(train: "TTTensor | TTMatrix") -> list[str]:
-    """Lines on modes, ranks and size, indented under a heading."""
-    from ttcore.matrix import TTMatrix
-
-    if isinstance(train, TTMatrix):
-        modes = f"  row modes    {_join(train.row_modes)}\n  column modes {_join(train.col_modes)}"
-    else:
-        modes = f"  modes        {_join(train.shape)}"
-    return [
-        modes,
-        f"  ranks        {_join(train.ranks)}",
-        f"  numbers      {train.num_params:,} for {train.size:,}: compression "
-        f"{train.compression:,.4g}",
-        f"  bytes        {_bytes(train.nbytes)}",
-    ]
-
-
-def _shown(name: str) -> str:
-    """Return the name for the screen: quoted where characters in it could act on a terminal."""
-    return name if name.isprintable() and name else repr(name)
-
-
-def _join(numbers: Sequence[int]) -> str:
-    return " ".join(map(str, numbers))
-
-
-def _bytes(n: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if n < 1000:
-            return f"{n:.4g} {unit}"
-        n /= 1000
-    return f"{n:,.4g} TB"
-
-
-def _say(text: str) -> None:
-    # names can have characters that the terminal's encoding lacks
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-
-
-def _note(text: str) -> None:
-    sys.stderr.write(f"ttcore: note: {text}\n")
-
-
-def _complain(args: argparse.Namespace, text: str) -> None:
-    sys.stderr.write(f"ttcore {args.command}: error: {text}\n")

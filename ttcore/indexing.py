@@ -1,0 +1,189 @@
+"""Entries and parts of a TT-tensor, chosen as in NumPy, on three-way cores (r, n, r').
+
+An int contracts its core to a matrix, a slice or an index array picks slices of it, None inserts a
+core. Several arrays are broadcast together: their modes are brought beside each other and become
+one, along the diagonal. All of it is exact.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ttcore.arrays import default_device_like, host, namespace
+from ttcore.contraction import absorb_matrices
+from ttcore.errors import TTIndexError, TTShapeError
+from ttcore.joining import with_mode
+from ttcore.kernels.dispatch import gather as gather_kernel
+from ttcore.keys import Index, Part, broadcast_arrays, parse
+from ttcore.orthogonal import passing_core
+from ttcore.reshaping import permute, reshape
+from ttcore.scaling import evened, shifted
+from ttcore.typing import Array, Cores
+
+CHOSEN = {"int", "array", "bool"}  # kinds that NumPy counts as arrays once there is an array
+
+
+def index(cores: Cores, key: Any) -> Cores | tuple[Any, int]:
+    """``x[key]``: cores, or ``(value, exponent)`` of a single entry.
+
+    Parameters
+    ----------
+    cores : tuple of arrays (r, n, r')
+    key : int, slice, None, Ellipsis, array of ints or bools, or a tuple of them
+
+    Raises
+    ------
+    TTIndexError
+        For whatever NumPy refuses by an IndexError, and for results without entries.
+    """
+    parts = parse(key, tuple(int(g.shape[1]) for g in cores))
+    arrays = broadcast_arrays(parts)
+    numbers = {part.axis: part.number for part in parts if part.kind == "int"}
+    chosen = list(cores)
+    for part in parts:
+        if part.kind == "range":
+            chosen[part.axis] = _ranged(cores[part.axis], part.range)
+    found = absorb_matrices(
+        tuple(chosen), {axis: cores[axis][:, i, :] for axis, i in numbers.items()}
+    )
+    single = len(numbers) == len(cores)
+    if single and not any(part.kind in {"new", "bool"} for part in parts):
+        return found
+    rest = [axis for axis in range(len(cores)) if axis not in numbers]
+    train = _of_one_entry(*found, like=cores[0]) if single else found
+    if arrays:
+        train = _joined(train, rest, parts, arrays)
+    return _with_new_modes(train, parts, arrays)
+
+
+def _ranged(core: Array, chosen: range) -> Array:
+    if chosen.step > 0:
+        return core[:, chosen.start : chosen.stop : chosen.step, :]
+    return _taken(core, np.asarray(chosen))
+
+
+def _taken(core: Array, chosen: Index) -> Array:
+    xp = namespace(core)
+    return xp.take(core, xp.asarray(chosen, **default_device_like(core)), axis=1)
+
+
+def _of_one_entry(value: Any, exponent: int, *, like: Array) -> Cores:
+    xp = namespace(like)
+    core = xp.reshape(xp.asarray(value, dtype=like.dtype), (1, 1, 1))
+    return (shifted(core, exponent),)
+
+
+def _joined(
+    train: Cores, axes: Sequence[int], parts: Sequence[Part], arrays: Sequence[Index]
+) -> Cores:
+    """The train with the modes of all index arrays as one, split to the arrays' shape.
+
+    ``axes`` are the modes that the cores of ``train`` had in the tensor.
+    """
+    indices = {}
+    for part, array in zip((p for p in parts if p.array is not None), arrays, strict=True):
+        if part.kind == "array":
+            indices[axes.index(part.axis)] = array.reshape(-1)
+    if not indices:  # 0-d booleans alone make a mode of 1, as None does
+        return with_mode(train, _place(parts)) if axes else train
+    cores = list(train)
+    for k, flat in indices.items():  # fewer slices, lower ranks on the way
+        used, indices[k] = np.unique(flat, return_inverse=True)
+        cores[k] = _taken(cores[k], used)
+    places = sorted(indices)
+    first = places[0]
+    others = [k for k in range(first, len(cores)) if k not in indices]
+    order = [*range(first), *places, *others]
+    moved = list(permute(tuple(cores), order)[0])
+    joint = _taken(moved[first], indices[first])
+    xp = namespace(joint)
+    for offset, k in enumerate(places[1:], start=1):
+        following = xp.permute_dims(_taken(moved[first + offset], indices[k]), (1, 0, 2))
+        joint = xp.permute_dims(xp.permute_dims(joint, (1, 0, 2)) @ following, (1, 0, 2))
+    moved[first : first + len(places)] = [joint]
+    if not _adjacent(parts):
+        moved = list(permute(tuple(moved), _to_front(first, len(moved)))[0])
+        first = 0
+    shape = arrays[0].shape
+    if len(shape) == 1:
+        return tuple(moved)
+    modes = [int(g.shape[1]) for g in moved]
+    return reshape(tuple(moved), [*modes[:first], *shape, *modes[first + 1 :]])[0]
+
+
+def _place(parts: Sequence[Part]) -> int:
+    """How many modes of the result stand before that of the arrays."""
+    if not _adjacent(parts):
+        return 0
+    kinds = [part.kind for part in parts]
+    first = next(k for k, kind in enumerate(kinds) if kind in CHOSEN)
+    return kinds[:first].count("range")
+
+
+def _to_front(place: int, d: int) -> list[int]:
+    return [place, *(k for k in range(d) if k != place)]
+
+
+def _adjacent(parts: Sequence[Part]) -> bool:
+    """Whether everything that counts as an array stands side by side: else its modes go first."""
+    places = [k for k, part in enumerate(parts) if part.kind in CHOSEN]
+    return places[-1] - places[0] + 1 == len(places)
+
+
+def _with_new_modes(train: Cores, parts: Sequence[Part], arrays: Sequence[Index]) -> Cores:
+    """The train with a mode of 1 for each None."""
+    joined = ["mode"] * (arrays[0].ndim if arrays else 0)
+    layout: list[str] = []
+    if arrays and not _adjacent(parts):
+        layout, joined = joined, []
+    for part in parts:
+        if part.kind in {"new", "range"}:
+            layout.append("new" if part.kind == "new" else "mode")
+        elif arrays and part.kind in CHOSEN:
+            layout, joined = [*layout, *joined], []
+    rest = list(train)
+    made: list[Array] = []
+    if "mode" not in layout:  # a single entry: its core is one of the new modes
+        made, layout = [rest.pop()], layout[1:]
+    for kind in layout:
+        rank = int(made[-1].shape[2]) if made else 1
+        made.append(rest.pop(0) if kind == "mode" else passing_core(rank, train[0]))
+    return tuple(made)
+
+
+def gather(cores: Cores, indices: Any) -> Array:
+    """The entries at a batch of multi-indices.
+
+    Parameters
+    ----------
+    cores : tuple of arrays (r, n, r')
+    indices : (batch, d) array of ints
+        Negative ones count from the end; batch may be 0.
+
+    Returns
+    -------
+    (batch,) array
+
+    Raises
+    ------
+    TTShapeError, TTIndexError
+        If ``indices`` has another shape or dtype, or one is out of bounds.
+    """
+    array = np.asarray(host(indices) if hasattr(indices, "dtype") else indices)
+    modes = np.array([int(g.shape[1]) for g in cores])
+    if array.ndim != 2 or array.shape[1] != modes.size:
+        raise TTShapeError(
+            f"indices has shape {array.shape}, expected (batch, {modes.size}): a row for each entry"
+        )
+    if array.dtype.kind not in "iu" and array.size:
+        raise TTIndexError(f"indices has dtype {array.dtype}; it must hold ints")
+    array = array.astype(np.intp)
+    wrong = np.argwhere((array < -modes) | (array >= modes))
+    if wrong.size:
+        row, k = wrong[0]
+        raise TTIndexError(
+            f"indices[{row}, {k}] = {array[row, k]} is out of bounds for mode {k} with size "
+            f"{modes[k]}"
+        )
+    return gather_kernel.gather(evened(cores), np.where(array < 0, array + modes, array))
