@@ -7,7 +7,7 @@ INSTALL = -m pip install --quiet $(if $(strip $(CONSTRAINTS)),-c $(strip $(CONST
 FROM = pyproject.toml $(strip $(CONSTRAINTS))
 BIN = .venv/bin
 
-.PHONY: demo test lint bench docs dist test-wheel test-frameworks clean distclean
+.PHONY: demo test lint bench bench-peers docs dist test-wheel test-frameworks clean distclean
 .NOTPARALLEL:
 
 demo: .venv/.demo
@@ -23,10 +23,13 @@ lint: .venv/.test .venv/.dev
 	$(BIN)/lint-imports
 
 bench: .venv/.bench
-	$(BIN)/pytest bench -o python_files='bench_*.py' -o python_functions='bench_*' --benchmark-only $(ARGS)
+	$(BIN)/pytest bench -o python_files='bench_*.py' -o python_functions='bench_*' --benchmark-only -m "not full" $(ARGS)
+
+bench-peers: .venv-peers/.peers
+	.venv-peers/bin/python bench/peers --page docs/peers.md $(ARGS)
 
 docs: .venv/.test .venv/.docs
-	$(BIN)/sphinx-build -W --keep-going --quiet docs docs/_build
+	$(BIN)/sphinx-build -W --keep-going --quiet docs docs/_build/html
 	$(BIN)/pytest tests/test_docs.py
 
 dist: .venv/.dev
@@ -47,7 +50,7 @@ clean:
 	find ttcore tests docs -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv .venv-wheel .venv-frameworks
+	rm -rf .venv .venv-wheel .venv-frameworks .venv-peers
 
 %/.made:
 	$(PYTHON) -c "import sys; sys.exit('ttcore needs Python 3.11 or later: make PYTHON=...' if sys.version_info < (3, 11) else 0)"
@@ -65,4 +68,8 @@ distclean: clean
 
 .venv-frameworks/.test: .venv-frameworks/.made $(FROM)
 	.venv-frameworks/bin/python $(INSTALL) -e ".[demo,io,jax]" torch==2.13.0 --group test
+	touch $@
+
+.venv-peers/.peers: .venv-peers/.made bench/peers/requirements.txt $(FROM)
+	.venv-peers/bin/python $(INSTALL) -r bench/peers/requirements.txt -e .
 	touch $@

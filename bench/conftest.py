@@ -1,12 +1,17 @@
-"""What the benchmarks share: the VGG layer, a noisy train, and the machine in the report."""
+"""What the benchmarks share: layers, a noisy array, and the machine in the report."""
 
 import os
+from functools import cache
 
 import numpy as np
 import pytest
 import threadpoolctl
 
 import ttcore as tt
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "full: left out by `make bench`; ARGS=\"-m ''\" runs all")
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
@@ -23,17 +28,21 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 
 @pytest.fixture(scope="session")
-def vgg():
-    """The 25088 -> 4096 layer of VGG at rank 4."""
-    return tt.random_matrix((4,) * 6, (2, 7, 8, 8, 7, 4), 4, rng=0, dtype=np.float32)
+def noisy():
+    """A function of (shape, rank, size): an array of norm 1 and that rank, and noise."""
 
+    @cache
+    def parts(shape, rank):
+        rng = np.random.default_rng(0)
+        array = tt.random(shape, rank, rng=rng).to_dense()
+        array /= np.linalg.norm(array)
+        noise = rng.standard_normal(array.shape)
+        noise /= np.linalg.norm(noise)
+        return array, noise
 
-@pytest.fixture(scope="session")
-def noisy_train():
-    """A function of the noise: an array 4^12 of rank 16, norm 1, and noise of the given norm."""
-    rng = np.random.default_rng(0)
-    array = tt.random((4,) * 12, 16, rng=rng).to_dense()
-    array /= np.linalg.norm(array)
-    noise = rng.standard_normal(array.shape)
-    noise /= np.linalg.norm(noise)
-    return lambda size: array + size * noise
+    def made(shape, rank, size):
+        array, noise = parts(shape, rank)
+        return array + size * noise
+
+    yield made
+    parts.cache_clear()

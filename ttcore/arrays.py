@@ -163,6 +163,12 @@ def common(arrays: Sequence[Array]) -> tuple[Array, ...]:
     return tuple(astype(a, name) for a in arrays)
 
 
+def are_alike(arrays: Sequence[Array]) -> bool:
+    """Whether all are NumPy arrays of one dtype; the usual case, answered quickly."""
+    first = arrays[0]
+    return all(type(a) is np.ndarray and a.dtype == first.dtype for a in arrays)
+
+
 def library(x: Array) -> str:
     """Name of the library that the array belongs to, for messages and comparison."""
     return type(x).__module__.split(".", maxsplit=1)[0]

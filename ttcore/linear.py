@@ -8,10 +8,12 @@ rows, as layers do.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from ttcore.algebra import products
 from ttcore.arrays import (
+    are_alike,
     as_array,
     astype,
     check_same_library,
@@ -23,7 +25,7 @@ from ttcore.arrays import (
 )
 from ttcore.cores import check_cores, ranks_of, short
 from ttcore.errors import TTShapeError
-from ttcore.kernels.dispatch import chain
+from ttcore.kernels import dispatch
 from ttcore.planner import Plan, batch_class, choose, plan
 from ttcore.typing import Array, Cores, Stage
 
@@ -46,8 +48,16 @@ def plan_for(cores: Cores, batch: int, dtype: str) -> Plan:
 
 
 def _stages(cores: Cores, batch: int, *, columns: bool = False) -> tuple[Stage, ...]:
-    sizes = row_modes(cores), col_modes(cores), ranks_of(cores)
-    return choose(*sizes, batch_class(batch), dtype_name(cores[0].dtype), columns)
+    shapes = tuple(tuple(g.shape) for g in cores)
+    return _chosen(shapes, batch_class(batch), dtype_name(cores[0].dtype), columns)
+
+
+@lru_cache(maxsize=1024)
+def _chosen(
+    shapes: tuple[tuple[int, ...], ...], batch: int, dtype: str, columns: bool
+) -> tuple[Stage, ...]:
+    rows, cols = (tuple(int(shape[axis]) for shape in shapes) for axis in (1, 2))
+    return choose(rows, cols, (*(int(shape[0]) for shape in shapes), 1), batch, dtype, columns)
 
 
 def matvec(cores: Sequence[Any], x: Any) -> Array:
@@ -138,7 +148,7 @@ def matvec_backward(cores: Sequence[Any], x: Any, gy: Any) -> tuple[Array, Cores
         )
     promoted, rows, gy = _promoted(checked, x, gy)
     stages = _stages(promoted, expected[0])
-    gx, gcores = chain.matvec_backward(promoted, rows, gy, stages)
+    gx, gcores = dispatch.matvec_backward(promoted, rows, gy, stages)
     return _gradient_of(x, gx), tuple(map(_gradient_of, checked, gcores))
 
 
@@ -152,16 +162,18 @@ def _gradient_of(operand: Array, gradient: Array) -> Array:
 def times_rows(cores: Cores, x: Array) -> Array:
     """`matvec` for cores and rows (batch, N) that were checked."""
     cores, x = _promoted(cores, x)
-    return chain.matvec(cores, x, _stages(cores, int(x.shape[0])))
+    return dispatch.matvec(cores, x, _stages(cores, int(x.shape[0])))
 
 
 def times_columns(cores: Cores, x: Array) -> Array:
     """The TT-matrix times the columns of ``x`` (N, batch): (M, batch). Both were checked."""
     cores, x = _promoted(cores, x)
-    return chain.matmat(cores, x, _stages(cores, int(x.shape[1]), columns=True))
+    return dispatch.matmat(cores, x, _stages(cores, int(x.shape[1]), columns=True))
 
 
 def _promoted(cores: Cores, *arrays: Array) -> tuple[Any, ...]:
+    if are_alike((*cores, *arrays)):
+        return cores, *arrays
     check_same_library((cores[0], *arrays), "the cores and the vectors")
     every = common((*cores, *arrays))
     return every[: len(cores)], *every[len(cores) :]

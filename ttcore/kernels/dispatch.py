@@ -1,5 +1,51 @@
-"""Which backend serves an array. So far every array is served by the portable one."""
+"""Which backend serves an array.
 
-from ttcore.kernels.portable import chain, gather, tsqr
+NumPy's float32 and float64 go to the compiled kernels of ``cpu`` where a call has enough work to
+pay for loading them; everything else goes to ``portable``. The choice depends on shapes and dtypes
+alone: equal calls give equal bits.
+"""
 
-__all__ = ["chain", "gather", "tsqr"]
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ttcore.kernels.portable import chain as portable_chain
+from ttcore.kernels.portable import gather, tsqr
+from ttcore.typing import Array, Cores, Stage
+
+__all__ = ["gather", "matmat", "matvec", "matvec_backward", "tsqr"]
+
+WORTH = 500_000  # flops of a call from which the compiled kernels are used
+COMPILED = {np.dtype(np.float32), np.dtype(np.float64)}
+
+matmat = portable_chain.matmat
+
+
+def matvec(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
+    """``chain.matvec`` of the backend for x."""
+    return _chain(x, stages).matvec(cores, x, stages)
+
+
+def matvec_backward(
+    cores: Cores, x: Array, gy: Array, stages: Sequence[Stage]
+) -> tuple[Array, Cores]:
+    """``chain.matvec_backward`` of the backend for x."""
+    found: tuple[Array, Cores] = _chain(x, stages).matvec_backward(cores, x, gy, stages)
+    return found
+
+
+def _chain(x: Array, stages: Sequence[Stage]) -> Any:
+    if not isinstance(x, np.ndarray) or x.dtype not in COMPILED:
+        return portable_chain
+    if x.shape[0] * _flops(tuple(stages)) < WORTH:
+        return portable_chain
+    from ttcore.kernels.cpu import chain
+
+    return chain
+
+
+@lru_cache(maxsize=1024)
+def _flops(stages: tuple[Stage, ...]) -> int:
+    return sum(2 * s.outer * s.rows * s.k * s.inner for s in stages)

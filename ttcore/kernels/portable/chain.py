@@ -7,21 +7,16 @@ no transpositions. The stages come from ``planner.plan``. Callers: ``linear``. O
 ``testing.dense_matrix``.
 """
 
-import math
 from collections.abc import Sequence
-from functools import reduce
-from itertools import accumulate
 
 import numpy as np
 
 from ttcore.arrays import adjoint, conj, namespace
+from ttcore.kernels.merging import AXES, merge, split_gradient
 from ttcore.kernels.portable.products import rows_product, rows_times
 from ttcore.typing import Array, Cores, Stage
 
 CHUNK_BYTES = 2**22  # states of one chunk of rows stay within the cache
-
-_AXES = {0: (0, 1, 2, 3), 1: (1, 3, 0, 2), 2: (1, 0, 2, 3)}  # of (r, m, n, r'), by form
-_INVERSE = {0: (0, 1, 2, 3), 1: (2, 0, 3, 1), 2: (1, 0, 2, 3)}
 
 
 def matvec(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
@@ -111,7 +106,7 @@ def matvec_backward(
     gcores: list[Array] = [None] * len(cores)
     for stage, gradient in zip(stages, gradients, strict=True):
         span = slice(stage.first, stage.last)
-        gcores[span] = _split_gradient(cores[span], gradient, stage.form)
+        gcores[span] = split_gradient(cores[span], gradient, stage.form)
     return gx, tuple(gcores)
 
 
@@ -154,49 +149,7 @@ def _outer_product(g: Array, state: Array) -> Array:
     return xp.tensordot(g, conj(state), axes=((0, 2), (0, 2)))
 
 
-def merge(cores: Sequence[Array]) -> Array:
-    """Neighbouring cores as one supercore (r, m_1 m_2 ..., n_1 n_2 ..., r')."""
-    return reduce(_merge_two, cores)
-
-
 def _matrix(cores: Cores, stage: Stage) -> Array:
     xp = namespace(*cores)
     joined = merge(cores[stage.first : stage.last])
-    return xp.reshape(xp.permute_dims(joined, _AXES[stage.form]), (stage.rows, stage.k))
-
-
-def _merge_two(g: Array, h: Array) -> Array:
-    xp = namespace(g, h)
-    r, m, n, s = g.shape
-    _, p, q, t = h.shape
-    product = xp.reshape(
-        xp.reshape(g, (r * m * n, s)) @ xp.reshape(h, (s, p * q * t)), (r, m, n, p, q, t)
-    )
-    return xp.reshape(xp.permute_dims(product, (0, 1, 3, 2, 4, 5)), (r, m * p, n * q, t))
-
-
-def _split_gradient(cores: Sequence[Array], gradient: Array, form: int) -> list[Array]:
-    """Gradients of the cores whose supercore, as a matrix of this form, has the given gradient."""
-    xp = namespace(gradient)
-    lefts = list(accumulate(cores[:-1], _merge_two))
-    r, t = cores[0].shape[0], cores[-1].shape[3]
-    shape = (r, math.prod(g.shape[1] for g in cores), math.prod(g.shape[2] for g in cores), t)
-    g = xp.permute_dims(
-        xp.reshape(gradient, tuple(shape[axis] for axis in _AXES[form])), _INVERSE[form]
-    )
-    found: list[Array] = []
-    for left, core in zip(reversed(lefts), reversed(cores[1:]), strict=True):
-        g, right = _merge_two_backward(left, core, g)
-        found.insert(0, right)
-    return [g, *found]
-
-
-def _merge_two_backward(g: Array, h: Array, gradient: Array) -> tuple[Array, Array]:
-    xp = namespace(g, h)
-    r, m, n, s = g.shape
-    _, p, q, t = h.shape
-    x = xp.permute_dims(xp.reshape(gradient, (r, m, p, n, q, t)), (0, 1, 3, 2, 4, 5))
-    x = xp.reshape(x, (r * m * n, p * q * t))
-    left = x @ adjoint(xp.reshape(h, (s, p * q * t)))
-    right = adjoint(xp.reshape(g, (r * m * n, s))) @ x
-    return xp.reshape(left, g.shape), xp.reshape(right, h.shape)
+    return xp.reshape(xp.permute_dims(joined, AXES[stage.form]), (stage.rows, stage.k))

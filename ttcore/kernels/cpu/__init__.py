@@ -1,0 +1,1 @@
+"""The kernels compiled by Numba: accelerated twins of ``kernels.portable``."""

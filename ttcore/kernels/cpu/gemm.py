@@ -1,0 +1,240 @@
+"""Products of small matrices on the tiles of ``simd``: what the stages of a chain are made of."""
+
+import numpy as np
+
+from ttcore.kernels.cpu import simd
+from ttcore.kernels.cpu.cache import compiled
+
+
+@compiled
+def gemm(zero, m, n, k, a, row, col, b, ldb, c, ldc, add):
+    """C[m, n] (+)= A[m, k] @ B[k, n].
+
+    Contract
+        a, b, c  addresses (uintp) of the first entries, of the type of ``zero``
+        row, col strides of A in entries; ldb, ldc: of the rows of B and C, contiguous themselves
+    Nothing outside the matrices is read or written. k is never split: one order of additions.
+    """
+    size = simd.entry_bytes(zero)
+    lanes = simd.vector_lanes(zero)
+    j = 0
+    while j < n:
+        left = n - j
+        bj, cj = np.uintp(b + j * size), np.uintp(c + j * size)
+        i = 0
+        if left >= 2 * lanes:
+            while i + 8 <= m:
+                simd.tile_8x2(
+                    zero,
+                    np.uintp(a + i * row * size),
+                    row,
+                    col,
+                    bj,
+                    ldb,
+                    np.uintp(cj + i * ldc * size),
+                    ldc,
+                    k,
+                    lanes,
+                    add,
+                )
+                i += 8
+            if i + 4 <= m:
+                simd.tile_4x2(
+                    zero,
+                    np.uintp(a + i * row * size),
+                    row,
+                    col,
+                    bj,
+                    ldb,
+                    np.uintp(cj + i * ldc * size),
+                    ldc,
+                    k,
+                    lanes,
+                    add,
+                )
+                i += 4
+            if i + 2 <= m:
+                simd.tile_2x2(
+                    zero,
+                    np.uintp(a + i * row * size),
+                    row,
+                    col,
+                    bj,
+                    ldb,
+                    np.uintp(cj + i * ldc * size),
+                    ldc,
+                    k,
+                    lanes,
+                    add,
+                )
+                i += 2
+            if i < m:
+                simd.tile_1x2(
+                    zero,
+                    np.uintp(a + i * row * size),
+                    row,
+                    col,
+                    bj,
+                    ldb,
+                    np.uintp(cj + i * ldc * size),
+                    ldc,
+                    k,
+                    lanes,
+                    add,
+                )
+            j += 2 * lanes
+        elif left > lanes:
+            last = left - lanes
+            while i + 8 <= m:
+                simd.edge_8x2(
+                    zero,
+                    np.uintp(a + i * row * size),
+                    row,
+                    col,
+                    bj,
+                    ldb,
+                    np.uintp(cj + i * ldc * size),
+                    ldc,
+                    k,
+                    last,
+                    add,
+                )
+                i += 8
+            if i + 4 <= m:
+                simd.edge_4x2(
+                    zero,
+                    np.uintp(a + i * row * size),
+                    row,
+                    col,
+                    bj,
+                    ldb,
+                    np.uintp(cj + i * ldc * size),
+                    ldc,
+                    k,
+                    last,
+                    add,
+                )
+                i += 4
+            if i + 2 <= m:
+                simd.edge_2x2(
+                    zero,
+                    np.uintp(a + i * row * size),
+                    row,
+                    col,
+                    bj,
+                    ldb,
+                    np.uintp(cj + i * ldc * size),
+                    ldc,
+                    k,
+                    last,
+                    add,
+                )
+                i += 2
+            if i < m:
+                simd.edge_1x2(
+                    zero,
+                    np.uintp(a + i * row * size),
+                    row,
+                    col,
+                    bj,
+                    ldb,
+                    np.uintp(cj + i * ldc * size),
+                    ldc,
+                    k,
+                    last,
+                    add,
+                )
+            j = n
+        else:
+            while i + 8 <= m:
+                simd.edge_8x1(
+                    zero,
+                    np.uintp(a + i * row * size),
+                    row,
+                    col,
+                    bj,
+                    ldb,
+                    np.uintp(cj + i * ldc * size),
+                    ldc,
+                    k,
+                    left,
+                    add,
+                )
+                i += 8
+            if i + 4 <= m:
+                simd.edge_4x1(
+                    zero,
+                    np.uintp(a + i * row * size),
+                    row,
+                    col,
+                    bj,
+                    ldb,
+                    np.uintp(cj + i * ldc * size),
+                    ldc,
+                    k,
+                    left,
+                    add,
+                )
+                i += 4
+            if i + 2 <= m:
+                simd.edge_2x1(
+                    zero,
+                    np.uintp(a + i * row * size),
+                    row,
+                    col,
+                    bj,
+                    ldb,
+                    np.uintp(cj + i * ldc * size),
+                    ldc,
+                    k,
+                    left,
+                    add,
+                )
+                i += 2
+            if i < m:
+                simd.edge_1x1(
+                    zero,
+                    np.uintp(a + i * row * size),
+                    row,
+                    col,
+                    bj,
+                    ldb,
+                    np.uintp(cj + i * ldc * size),
+                    ldc,
+                    k,
+                    left,
+                    add,
+                )
+            j = n
+
+
+@compiled
+def gemm_nt(zero, m, n, k, count, a, lda, step_a, b, ldb, step_b, c, ldc):
+    """C[m, n] += sum over o < count of A[o, m, k] @ B[o, n, k]^T.
+
+    Contract
+        a, b  addresses; rows of k contiguous entries, ``lda`` and ``ldb`` apart; from o to o + 1
+              it is ``step_a`` and ``step_b``
+        c     address, rows ``ldc`` apart
+    """
+    size = simd.entry_bytes(zero)
+    i = 0
+    while i < m:
+        tall = i + 4 <= m
+        ai, ci = np.uintp(a + i * lda * size), np.uintp(c + i * ldc * size)
+        j = 0
+        while j < n:
+            bj, cj = np.uintp(b + j * ldb * size), np.uintp(ci + j * size)
+            if j + 4 <= n:
+                if tall:
+                    simd.dots_4x4(zero, ai, lda, step_a, bj, ldb, step_b, cj, ldc, k, count)
+                else:
+                    simd.dots_1x4(zero, ai, lda, step_a, bj, ldb, step_b, cj, ldc, k, count)
+                j += 4
+            else:
+                if tall:
+                    simd.dots_4x1(zero, ai, lda, step_a, bj, ldb, step_b, cj, ldc, k, count)
+                else:
+                    simd.dots_1x1(zero, ai, lda, step_a, bj, ldb, step_b, cj, ldc, k, count)
+                j += 1
+        i += 4 if tall else 1

@@ -1,0 +1,293 @@
+"""Register tiles of a matrix product, as LLVM code that Numba compiles: all intrinsics are here.
+
+Plain loops reach a fraction of the processor's rate, since LLVM does not keep a tile of the result
+in registers. Here each tile is emitted instruction by instruction: accumulators live through the
+loop over k as phi nodes.
+
+    tile_MxV    C[M, V L] (+)= A[M, K] @ B[K, V L]    any strides of A; rows of B and C contiguous
+    edge_MxV    the same with only ``lanes`` columns in the last register
+    dots_MxN    C[M, N] += sum over o, k of A[o, M, k] B[o, N, k]    both contiguous along k
+
+L is the number of lanes of a register. Addresses are uintp, strides count entries. ``zero`` is a
+scalar of the entries' type: nothing else tells it.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from ttcore.kernels.cpu.target import has_fma, vector_bytes
+
+I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+
+
+class Emitter:
+    """LLVM code for vectors of one type."""
+
+    def __init__(self, builder: Any, zero: Any) -> None:
+        self.builder = builder
+        self.size = zero.bitwidth // 8
+        self.scalar = ir.FloatType() if self.size == 4 else ir.DoubleType()
+        self.lanes = vector_bytes() // self.size
+        self.vector = ir.VectorType(self.scalar, self.lanes)
+        self.zeros = ir.Constant(self.vector, [ir.Constant(self.scalar, 0.0)] * self.lanes)
+
+    def pointer(self, address: Any, offset: Any = None) -> Any:
+        """Pointer to the entry ``offset`` entries behind an address."""
+        base = self.builder.inttoptr(address, self.scalar.as_pointer())
+        return base if offset is None else self.builder.gep(base, [offset])
+
+    def at(self, pointer: Any, offset: Any) -> Any:
+        """Pointer to a vector ``offset`` entries behind a pointer."""
+        place = self.builder.gep(pointer, [offset])
+        return self.builder.bitcast(place, self.vector.as_pointer())
+
+    def load(self, pointer: Any, mask: Any = None) -> Any:
+        """A vector from memory; lanes outside the mask are not touched and become 0."""
+        if mask is None:
+            return self.builder.load(pointer, align=self.size)
+        kind = ir.FunctionType(self.vector, [self.vector.as_pointer(), I32, mask.type, self.vector])
+        name = f"llvm.masked.load.v{self.lanes}f{self.size * 8}.p0v{self.lanes}f{self.size * 8}"
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        align = ir.Constant(I32, self.size)
+        return self.builder.call(function, [pointer, align, mask, self.zeros])
+
+    def store(self, value: Any, pointer: Any, mask: Any = None) -> None:
+        """A vector to memory; lanes outside the mask are not touched."""
+        if mask is None:
+            self.builder.store(value, pointer, align=self.size)
+            return
+        kind = ir.FunctionType(
+            ir.VoidType(), [self.vector, self.vector.as_pointer(), I32, mask.type]
+        )
+        name = f"llvm.masked.store.v{self.lanes}f{self.size * 8}.p0v{self.lanes}f{self.size * 8}"
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        self.builder.call(function, [value, pointer, ir.Constant(I32, self.size), mask])
+
+    def mask(self, count: Any) -> Any:
+        """The first ``count`` lanes."""
+        numbers = ir.Constant(ir.VectorType(I64, self.lanes), list(range(self.lanes)))
+        return self.builder.icmp_unsigned("<", numbers, self.splat(count, I64))
+
+    def splat(self, value: Any, kind: Any = None) -> Any:
+        """A scalar in every lane."""
+        vector = ir.VectorType(kind or self.scalar, self.lanes)
+        undefined = ir.Constant(vector, ir.Undefined)
+        single = self.builder.insert_element(undefined, value, ir.Constant(I32, 0))
+        order = ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(single, undefined, order)
+
+    def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
+        """x y + z."""
+        if not has_fma():
+            return self.builder.fadd(self.builder.fmul(x, y), z)
+        kind = ir.FunctionType(self.vector, [self.vector] * 3)
+        name = f"llvm.fma.v{self.lanes}f{self.size * 8}"
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        return self.builder.call(function, [x, y, z])
+
+    def total(self, x: Any) -> Any:
+        """Sum of the lanes, halves added to halves: one order of additions at every width."""
+        lanes = self.lanes
+        while lanes > 1:
+            lanes //= 2
+            undefined = ir.Constant(x.type, ir.Undefined)
+            kinds = ir.VectorType(I32, lanes)
+            low = self.builder.shuffle_vector(x, undefined, ir.Constant(kinds, list(range(lanes))))
+            high = self.builder.shuffle_vector(
+                x, undefined, ir.Constant(kinds, list(range(lanes, 2 * lanes)))
+            )
+            x = self.builder.fadd(low, high)
+        return self.builder.extract_element(x, ir.Constant(I32, 0))
+
+    def loop(self, count: Any, values: list[Any], body: Any) -> list[Any]:
+        """``values = body(k, values)`` for k in range(count), the values in registers."""
+        builder = self.builder
+        before = builder.block
+        head, inside, after = (builder.append_basic_block(n) for n in ("head", "body", "after"))
+        builder.branch(head)
+        builder.position_at_end(head)
+        k = builder.phi(I64)
+        k.add_incoming(ir.Constant(I64, 0), before)
+        carried = [builder.phi(value.type) for value in values]
+        for phi, value in zip(carried, values, strict=True):
+            phi.add_incoming(value, before)
+        builder.cbranch(builder.icmp_signed("<", k, count), inside, after)
+        builder.position_at_end(inside)
+        new = body(k, carried)
+        k.add_incoming(builder.add(k, ir.Constant(I64, 1)), builder.block)
+        for phi, value in zip(carried, new, strict=True):
+            phi.add_incoming(value, builder.block)
+        builder.branch(head)
+        builder.position_at_end(after)
+        return carried
+
+
+def _constant(number: int) -> Any:
+    return ir.Constant(I64, number)
+
+
+def make_tile(m: int, v: int, *, edge: bool) -> Any:
+    """The intrinsic tile_MxV, or edge_MxV."""
+
+    @intrinsic
+    def tile(context, zero, a, row, col, b, ldb, c, ldc, k, lanes, add):
+        integers = [types.uintp, types.intp, types.intp, types.uintp, types.intp, types.uintp]
+        signature = types.void(zero, *integers, types.intp, types.intp, types.intp, types.boolean)
+
+        def codegen(context, builder, signature, args):
+            _, a, row, col, b, ldb, c, ldc, k, lanes, add = args
+            emit = Emitter(builder, signature.args[0])
+            mask = emit.mask(lanes) if edge else None
+            masks = [None] * (v - 1) + [mask]
+            pa, pb, pc = (emit.pointer(address) for address in (a, b, c))
+            rows = [builder.mul(_constant(i), row) for i in range(m)]
+
+            def places(i):
+                start = builder.mul(_constant(i), ldc)
+                return [
+                    emit.at(pc, builder.add(start, _constant(j * emit.lanes))) for j in range(v)
+                ]
+
+            with builder.if_else(add) as (then, otherwise):
+                with then:
+                    old = [
+                        emit.load(place, masks[j])
+                        for i in range(m)
+                        for j, place in enumerate(places(i))
+                    ]
+                    loaded = builder.block
+                with otherwise:
+                    cleared = builder.block
+            first = []
+            for value in old:
+                phi = builder.phi(emit.vector)
+                phi.add_incoming(value, loaded)
+                phi.add_incoming(emit.zeros, cleared)
+                first.append(phi)
+
+            def body(step, sums):
+                line = builder.mul(step, ldb)
+                right = [
+                    emit.load(emit.at(pb, builder.add(line, _constant(j * emit.lanes))), masks[j])
+                    for j in range(v)
+                ]
+                shift = builder.mul(step, col)
+                new = []
+                for i in range(m):
+                    left = emit.splat(builder.load(builder.gep(pa, [builder.add(rows[i], shift)])))
+                    new += [emit.multiply_add(left, right[j], sums[i * v + j]) for j in range(v)]
+                return new
+
+            sums = emit.loop(k, first, body)
+            for i in range(m):
+                for j, place in enumerate(places(i)):
+                    emit.store(sums[i * v + j], place, masks[j])
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return tile
+
+
+def make_dots(m: int, n: int) -> Any:
+    """The intrinsic dots_MxN."""
+
+    @intrinsic
+    def dots(context, zero, a, lda, step_a, b, ldb, step_b, c, ldc, k, count):
+        integers = [types.uintp, types.intp, types.intp] * 2
+        signature = types.void(zero, *integers, types.uintp, types.intp, types.intp, types.intp)
+
+        def codegen(context, builder, signature, args):
+            _, a, lda, step_a, b, ldb, step_b, c, ldc, k, count = args
+            emit = Emitter(builder, signature.args[0])
+            pa, pb, pc = (emit.pointer(address) for address in (a, b, c))
+            width = _constant(emit.lanes)
+            whole = builder.sdiv(k, width)
+            rest = builder.srem(k, width)
+            mask = emit.mask(rest)
+            some = builder.icmp_signed(">", rest, _constant(0))
+
+            def products(qa, qb, place, sums, mask=None):
+                left = [
+                    emit.load(emit.at(qa, builder.add(builder.mul(_constant(i), lda), place)), mask)
+                    for i in range(m)
+                ]
+                right = [
+                    emit.load(emit.at(qb, builder.add(builder.mul(_constant(j), ldb), place)), mask)
+                    for j in range(n)
+                ]
+                return [
+                    emit.multiply_add(left[i], right[j], sums[i * n + j])
+                    for i in range(m)
+                    for j in range(n)
+                ]
+
+            def outer(o, sums):
+                qa = builder.gep(pa, [builder.mul(o, step_a)])
+                qb = builder.gep(pb, [builder.mul(o, step_b)])
+                sums = emit.loop(
+                    whole,
+                    sums,
+                    lambda s, inner: products(qa, qb, builder.mul(s, width), inner),
+                )
+                before = builder.block
+                with builder.if_then(some):
+                    more = products(qa, qb, builder.mul(whole, width), sums, mask)
+                    inside = builder.block
+                found = []
+                for old, new in zip(sums, more, strict=True):
+                    phi = builder.phi(emit.vector)
+                    phi.add_incoming(old, before)
+                    phi.add_incoming(new, inside)
+                    found.append(phi)
+                return found
+
+            sums = emit.loop(count, [emit.zeros] * (m * n), outer)
+            for i in range(m):
+                for j in range(n):
+                    offset = builder.add(builder.mul(_constant(i), ldc), _constant(j))
+                    place = builder.gep(pc, [offset])
+                    value = builder.fadd(builder.load(place), emit.total(sums[i * n + j]))
+                    builder.store(value, place)
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    return dots
+
+
+@intrinsic
+def vector_lanes(context, zero):
+    """How many entries of the type of ``zero`` a register holds."""
+
+    def codegen(context, builder, signature, args):
+        return _constant(vector_bytes() // (signature.args[0].bitwidth // 8))
+
+    return types.intp(zero), codegen
+
+
+@intrinsic
+def entry_bytes(context, zero):
+    """Size of the type of ``zero``."""
+
+    def codegen(context, builder, signature, args):
+        return _constant(signature.args[0].bitwidth // 8)
+
+    return types.intp(zero), codegen
+
+
+# names of the module: Numba's disk cache does not find intrinsics in closures
+tile_8x2, edge_8x2 = make_tile(8, 2, edge=False), make_tile(8, 2, edge=True)
+tile_4x2, edge_4x2 = make_tile(4, 2, edge=False), make_tile(4, 2, edge=True)
+tile_2x2, edge_2x2 = make_tile(2, 2, edge=False), make_tile(2, 2, edge=True)
+tile_1x2, edge_1x2 = make_tile(1, 2, edge=False), make_tile(1, 2, edge=True)
+edge_8x1 = make_tile(8, 1, edge=True)
+edge_4x1 = make_tile(4, 1, edge=True)
+edge_2x1 = make_tile(2, 1, edge=True)
+edge_1x1 = make_tile(1, 1, edge=True)
+dots_4x4, dots_4x1 = make_dots(4, 4), make_dots(4, 1)
+dots_1x4, dots_1x1 = make_dots(1, 4), make_dots(1, 1)
