@@ -26,6 +26,7 @@ _COMPUTED_IN = {
         ["bool", *(f"{u}int{b}" for u in ("", "u") for b in (8, 16, 32, 64))], "float64"
     ),
 }
+_NATIVE = {np.dtype(name) for name in ("float32", "float64", "complex64", "complex128")}
 _LONG = {np.dtype(np.longdouble).name, np.dtype(np.clongdouble).name} - {"float64", "complex128"}
 
 
@@ -101,6 +102,8 @@ def as_array(value: Any, what: str) -> Array:
     TTTypeError
         If it is no array of numbers.
     """
+    if type(value) is np.ndarray and value.dtype in _NATIVE:  # the usual case, answered quickly
+        return value
     if hasattr(value, "cores") and hasattr(value, "to_dense"):
         raise TTTypeError(
             f"{what} is a {type(value).__name__}, expected a dense array; expand it with "

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ttcore.arrays import as_array, check_same_library, common, namespace
+from ttcore.arrays import are_alike, as_array, check_same_library, common, namespace
 from ttcore.errors import TTIndexError, TTShapeError, TTTypeError
 from ttcore.typing import Cores
 
@@ -37,7 +37,9 @@ def check_cores(cores: Iterable[Any], ndim: int) -> Cores:
     arrays = [as_array(core, f"core {k}") for k, core in enumerate(cores)]
     if not arrays:
         raise TTShapeError("got no cores; a train has at least one")
-    check_same_library(arrays, "the cores")
+    alike = are_alike(arrays)
+    if not alike:
+        check_same_library(arrays, "the cores")
     rank = 1
     for k, core in enumerate(arrays):
         shape = tuple(core.shape)
@@ -69,7 +71,7 @@ def check_cores(cores: Iterable[Any], ndim: int) -> Cores:
             f"the last core, core {len(arrays) - 1}, has right rank {rank}, expected 1; "
             "sum over the outer rank or absorb it first"
         )
-    return common(arrays)
+    return tuple(arrays) if alike else common(arrays)
 
 
 def read_only(cores: Cores) -> Cores:

@@ -228,9 +228,12 @@ class TTMatrix(Train):
         """
         x = self._operand(x, "W.apply(x)", "rows (B, N)")
         linear.check_length(x, -1, self.col_modes, "col_modes", "(B, N)")
+        if x.ndim == 2:
+            return linear.times_rows(self._cores, x)
         xp = namespace(x)
         rows = xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
-        return xp.reshape(linear.times_rows(self._cores, rows), (*x.shape[:-1], self.shape[0]))
+        y = linear.times_rows(self._cores, rows)
+        return xp.reshape(y, (*x.shape[:-1], y.shape[1]))
 
     def matvec(self, x: Any) -> Any:
         """``W @ x``."""

@@ -4,8 +4,8 @@ Plain loops reach a fraction of the processor's rate, since LLVM does not keep a
 in registers. Here each tile is emitted instruction by instruction: accumulators live through the
 loop over k as phi nodes.
 
-    tile_MxV    C[M, V L] (+)= A[M, K] @ B[K, V L]    any strides of A; rows of B and C contiguous
-    edge_MxV    the same with only ``lanes`` columns in the last register
+    columns_V   C[m, V L] (+)= A[m, k] @ B[k, V L]    any strides of A; rows of B and C contiguous
+    edge_V      the same with only ``lanes`` columns in the last register
     dots_MxN    C[M, N] += sum over o, k of A[o, M, k] B[o, N, k]    both contiguous along k
 
 L is the number of lanes of a register. Addresses are uintp, strides count entries. ``zero`` is a
@@ -21,7 +21,8 @@ from numba.extending import intrinsic
 
 from ttcore.kernels.cpu.target import has_fma, vector_bytes
 
-I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+I32, I64 = ir.IntType(32), ir.IntType(64)
+TALL = 8  # rows of a tile
 
 
 class Emitter:
@@ -130,67 +131,89 @@ def _constant(number: int) -> Any:
     return ir.Constant(I64, number)
 
 
-def make_tile(m: int, v: int, *, edge: bool) -> Any:
-    """The intrinsic tile_MxV, or edge_MxV."""
+def _tile(emit: Emitter, m: int, masks: list[Any], address: dict[str, Any]) -> None:
+    """Code for C[m, V L] (+)= A[m, k] @ B[k, V L]; ``address`` holds pointers, strides and k."""
+    builder, v = emit.builder, len(masks)
+    rows = [builder.mul(_constant(i), address["row"]) for i in range(m)]
+    lines = [builder.mul(_constant(i), address["ldc"]) for i in range(m)]
+    places = [
+        emit.at(address["c"], builder.add(line, _constant(j * emit.lanes)))
+        for line in lines
+        for j in range(v)
+    ]
+    with builder.if_else(address["add"]) as (then, otherwise):
+        with then:
+            old = [emit.load(place, masks[n % v]) for n, place in enumerate(places)]
+            loaded = builder.block
+        with otherwise:
+            cleared = builder.block
+    first = []
+    for value in old:
+        phi = builder.phi(emit.vector)
+        phi.add_incoming(value, loaded)
+        phi.add_incoming(emit.zeros, cleared)
+        first.append(phi)
+
+    def body(step: Any, sums: list[Any]) -> list[Any]:
+        line, shift = builder.mul(step, address["ldb"]), builder.mul(step, address["col"])
+        right = [
+            emit.load(emit.at(address["b"], builder.add(line, _constant(j * emit.lanes))), mask)
+            for j, mask in enumerate(masks)
+        ]
+        new = []
+        for i in range(m):
+            place = builder.gep(address["a"], [builder.add(rows[i], shift)])
+            left = emit.splat(builder.load(place))
+            new += [emit.multiply_add(left, right[j], sums[i * v + j]) for j in range(v)]
+        return new
+
+    sums = emit.loop(address["k"], first, body)
+    for n, place in enumerate(places):
+        emit.store(sums[n], place, masks[n % v])
+
+
+def make_columns(v: int, *, edge: bool) -> Any:
+    """The intrinsic columns_V, or edge_V."""
 
     @intrinsic
-    def tile(context, zero, a, row, col, b, ldb, c, ldc, k, lanes, add):
-        integers = [types.uintp, types.intp, types.intp, types.uintp, types.intp, types.uintp]
-        signature = types.void(zero, *integers, types.intp, types.intp, types.intp, types.boolean)
+    def columns(context, zero, m, a, row, col, b, ldb, c, ldc, k, lanes, add):
+        integers = [types.intp, types.uintp, types.intp, types.intp, types.uintp, types.intp]
+        signature = types.void(
+            zero, *integers, types.uintp, types.intp, types.intp, types.intp, types.boolean
+        )
 
         def codegen(context, builder, signature, args):
-            _, a, row, col, b, ldb, c, ldc, k, lanes, add = args
+            _, m, a, row, col, b, ldb, c, ldc, k, lanes, add = args
             emit = Emitter(builder, signature.args[0])
-            mask = emit.mask(lanes) if edge else None
-            masks = [None] * (v - 1) + [mask]
+            masks = [None] * (v - 1) + [emit.mask(lanes) if edge else None]
             pa, pb, pc = (emit.pointer(address) for address in (a, b, c))
-            rows = [builder.mul(_constant(i), row) for i in range(m)]
 
-            def places(i):
-                start = builder.mul(_constant(i), ldc)
-                return [
-                    emit.at(pc, builder.add(start, _constant(j * emit.lanes))) for j in range(v)
-                ]
+            def tile(height, start):
+                address = {
+                    "a": builder.gep(pa, [builder.mul(start, row)]),
+                    "b": pb,
+                    "c": builder.gep(pc, [builder.mul(start, ldc)]),
+                    "row": row, "col": col, "ldb": ldb, "ldc": ldc, "k": k, "add": add,
+                }  # fmt: skip
+                _tile(emit, height, masks, address)
 
-            with builder.if_else(add) as (then, otherwise):
-                with then:
-                    old = [
-                        emit.load(place, masks[j])
-                        for i in range(m)
-                        for j, place in enumerate(places(i))
-                    ]
-                    loaded = builder.block
-                with otherwise:
-                    cleared = builder.block
-            first = []
-            for value in old:
-                phi = builder.phi(emit.vector)
-                phi.add_incoming(value, loaded)
-                phi.add_incoming(emit.zeros, cleared)
-                first.append(phi)
+            def tall(step, carried):
+                tile(TALL, builder.mul(step, _constant(TALL)))
+                return carried
 
-            def body(step, sums):
-                line = builder.mul(step, ldb)
-                right = [
-                    emit.load(emit.at(pb, builder.add(line, _constant(j * emit.lanes))), masks[j])
-                    for j in range(v)
-                ]
-                shift = builder.mul(step, col)
-                new = []
-                for i in range(m):
-                    left = emit.splat(builder.load(builder.gep(pa, [builder.add(rows[i], shift)])))
-                    new += [emit.multiply_add(left, right[j], sums[i * v + j]) for j in range(v)]
-                return new
-
-            sums = emit.loop(k, first, body)
-            for i in range(m):
-                for j, place in enumerate(places(i)):
-                    emit.store(sums[i * v + j], place, masks[j])
+            emit.loop(builder.sdiv(m, _constant(TALL)), [], tall)
+            height = TALL // 2
+            while height:  # what is left: one tile for each bit of m
+                start = builder.and_(m, _constant(-2 * height))
+                bit = builder.and_(m, _constant(height))
+                with builder.if_then(builder.icmp_signed("!=", bit, _constant(0))):
+                    tile(height, start)
+                height //= 2
             return context.get_dummy_value()
 
         return signature, codegen
 
-    return tile
+    return columns
 
 
 def make_dots(m: int, n: int) -> Any:
@@ -281,13 +304,7 @@ def entry_bytes(context, zero):
 
 
 # names of the module: Numba's disk cache does not find intrinsics in closures
-tile_8x2, edge_8x2 = make_tile(8, 2, edge=False), make_tile(8, 2, edge=True)
-tile_4x2, edge_4x2 = make_tile(4, 2, edge=False), make_tile(4, 2, edge=True)
-tile_2x2, edge_2x2 = make_tile(2, 2, edge=False), make_tile(2, 2, edge=True)
-tile_1x2, edge_1x2 = make_tile(1, 2, edge=False), make_tile(1, 2, edge=True)
-edge_8x1 = make_tile(8, 1, edge=True)
-edge_4x1 = make_tile(4, 1, edge=True)
-edge_2x1 = make_tile(2, 1, edge=True)
-edge_1x1 = make_tile(1, 1, edge=True)
+columns_2 = make_columns(2, edge=False)
+edge_2, edge_1 = make_columns(2, edge=True), make_columns(1, edge=True)
 dots_4x4, dots_4x1 = make_dots(4, 4), make_dots(4, 1)
 dots_1x4, dots_1x1 = make_dots(1, 4), make_dots(1, 1)
