@@ -64,18 +64,17 @@ def compare(
         met = "yes" if ratio >= wanted else "no"
         if low < wanted <= high:
             met += ", within the noise"
-    times = Timing([scale * t for t in other.samples])
-    return Row(
-        target_id, work, label or peer, show(times), show(mine), f"{ratio:.3g}{spread}", target, met
-    )
+    times = Timing([scale * t for t in other.samples], other.disturbed)
+    shown = f"{ratio:.3g}{spread}"
+    return Row(target_id, work, label or peer, show(times), show(mine), shown, target, met)
 
 
 def show(timing: Timing) -> str:
-    """Median and minimum."""
+    """Median and minimum, marked where other processes ran meanwhile."""
     unit, name = (1.0, "s") if timing.median >= 1 else (1e3, "ms")
     if len(timing.samples) == 1:
         return f"{timing.median * unit:.3g} {name}"
-    return f"{timing.median * unit:.3g} ({timing.best * unit:.3g}) {name}"
+    return f"{timing.median * unit:.3g} ({timing.best * unit:.3g}) {name}{timing.mark}"
 
 
 def copies(timing: Timing, copy: Timing) -> float:

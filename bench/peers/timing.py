@@ -15,13 +15,19 @@ TOLERATED = 0.1  # of one core, that other processes may use meanwhile
 
 
 class Timing(NamedTuple):
-    """Seconds per call, one number a round."""
+    """Seconds per call, one number a round, and in how many rounds other processes ran."""
 
     samples: list[float]
+    disturbed: int = 0
 
     @property
     def median(self) -> float:
         return median(self.samples)
+
+    @property
+    def mark(self) -> str:
+        """A dagger where more than a third of the rounds were disturbed."""
+        return " †" if 3 * self.disturbed > len(self.samples) else ""
 
     @property
     def best(self) -> float:
@@ -51,21 +57,24 @@ def in_turns(
     answers.clear()
     for name, call in contenders.items():
         if first[name] < 2.0:  # else the warm-up is small beside the work
-            first[name] = min(_slice(call, 1) for _ in range(3))
+            first[name] = min(_slice(call, 1)[0] for _ in range(3))
     always = set(always)
     fastest = min((t for name, t in first.items() if name not in always), default=0.0)
     kept = [name for name, t in first.items() if name in always or t <= keep * fastest]
-    samples: dict[str, list[float]] = {name: [] for name in kept}
+    found: dict[str, list[tuple[float, bool]]] = {name: [] for name in kept}
     for turn in range(rounds):
         for name in kept[turn % len(kept) :] + kept[: turn % len(kept)]:
             number = max(1, int(SLICE / first[name]))
-            samples[name].append(_slice(contenders[name], number))
-    left = {name: Timing([first[name]]) for name in contenders if name not in samples}
-    return {name: Timing(times) for name, times in samples.items()} | left
+            found[name].append(_slice(contenders[name], number))
+    timed = {
+        name: Timing([seconds for seconds, _ in slices], sum(bad for _, bad in slices))
+        for name, slices in found.items()
+    }
+    return timed | {name: Timing([first[name]]) for name in contenders if name not in timed}
 
 
-def _slice(call: Callable[[], Any], number: int) -> float:
-    """Seconds per call; measured again while others disturb, as long as patience lasts."""
+def _slice(call: Callable[[], Any], number: int) -> tuple[float, bool]:
+    """Seconds per call, and whether others disturbed it; measured again while others disturb, as long as patience lasts."""
     while True:
         start, busy, own = time.perf_counter(), _busy(), time.process_time()
         if number > 1:
@@ -77,8 +86,9 @@ def _slice(call: Callable[[], Any], number: int) -> float:
         time.sleep(SETTLE)
         others = (_busy() - busy) - (time.process_time() - own)
         spent = time.perf_counter() - start
-        if patience.left <= 0 or others < TOLERATED * spent + 2 * TICK:
-            return (end - begin) / number
+        disturbed = others >= TOLERATED * spent + 2 * TICK
+        if patience.left <= 0 or not disturbed:
+            return (end - begin) / number, disturbed
         patience.left -= spent + 0.2
         time.sleep(0.2)
 
