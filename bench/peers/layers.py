@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import rivals
-from table import Row, best, compare
+from table import UNCLEAR, Row, best, compare
 from timing import ROUNDS, Timing, in_turns, peak_bytes
 
 import ttcore as tt
@@ -229,7 +229,7 @@ def _share(
         f"{rate / 1e9:.0f}",
         f"{rate / peak:.2f}",
         f"≥ {wanted:g}",
-        "yes" if rate / peak >= wanted else "no",
+        UNCLEAR if ours.mark else "yes" if rate / peak >= wanted else "no",
     )
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from timing import Timing
 
 HEADER = ("id", "work", "best peer", "peer", "ttcore", "ratio", "target", "met")
+UNCLEAR = "unclear †"
 BEGIN, END = "<!-- measured: written by make bench-peers -->", "<!-- end of measured -->"
 
 
@@ -64,6 +65,8 @@ def compare(
         met = "yes" if ratio >= wanted else "no"
         if low < wanted <= high:
             met += ", within the noise"
+        if other.mark or mine.mark:
+            met = UNCLEAR
     times = Timing([scale * t for t in other.samples], other.disturbed)
     shown = f"{ratio:.3g}{spread}"
     return Row(target_id, work, label or peer, show(times), show(mine), shown, target, met)
@@ -89,14 +92,16 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def summary(rows: Sequence[Row]) -> str:
     """What the table says, counted."""
-    judged = [row for row in rows if row.met != "–"]
+    judged = [row for row in rows if row.met not in ("–", UNCLEAR)]
     met = [row for row in judged if row.met.startswith("yes")]
+    unclear = sum(row.met == UNCLEAR for row in rows)
     lost = []
     for row in rows:
         factor = re.match(r"[\d.e+-]+", row.ratio)
         if factor and float(factor.group()) < 1 and "limit" not in row.peer:
             lost.append(f"{row.work} ({row.peer}, {factor.group()} ×)")
-    text = f"{len(met)} of the {len(judged)} targets here are met. "
+    text = f"{len(met)} of the {len(judged)} targets that could be judged are met"
+    text += f", {unclear} were disturbed too much. " if unclear else ". "
     if not lost:
         return text + "Nothing else is faster than ttcore in any row."
     return text + "ttcore is the slower or larger one in: " + "; ".join(lost) + "."

@@ -74,7 +74,7 @@ def in_turns(
 
 
 def _slice(call: Callable[[], Any], number: int) -> tuple[float, bool]:
-    """Seconds per call, and whether others disturbed it; measured again while others disturb, as long as patience lasts."""
+    """Seconds per call, and whether other processes disturbed it: then again, if patience lasts."""
     while True:
         start, busy, own = time.perf_counter(), _busy(), time.process_time()
         if number > 1:

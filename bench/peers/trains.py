@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import rivals
-from table import Row, best, compare, copies, show
+from table import UNCLEAR, Row, best, compare, copies, show
 from timing import Timing, in_turns, peak_bytes
 
 import ttcore as tt
@@ -112,7 +112,7 @@ def _in_copies(
         f"{number:.3g} copies, {show(mine)}",
         ratio,
         f"≤ {wanted:g} copies",
-        "yes" if number <= wanted else "no",
+        UNCLEAR if mine.mark or copy.mark else "yes" if number <= wanted else "no",
     )
 
 
