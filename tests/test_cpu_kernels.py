@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from numba import njit
 
 import ttcore as tt
-from ttcore import linear
 from ttcore.kernels import dispatch
 from ttcore.kernels.cpu import chain as cpu
 from ttcore.kernels.cpu import pool, target
 from ttcore.kernels.cpu.gemm import gemm, gemm_nt
+from ttcore.kernels.cpu.simd import turn
 from ttcore.kernels.portable import chain as portable
+from ttcore.typing import Stage
 
 DTYPES = [np.float32, np.float64]
 GUARD = 64
@@ -103,6 +104,23 @@ def test_gemm_nt_equals_numpy_and_stays_inside_its_buffers(dtype, m, n, k, count
     assert np.isnan(out[-GUARD:]).all()
 
 
+@njit
+def run_turn(zero, m, n, a, ai, c, ci):
+    size = a.itemsize
+    turn(zero, m, n, np.uintp(a.ctypes.data + ai * size), n, np.uintp(c.ctypes.data + ci * size), m)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(m=SIZES, n=SIZES)
+def test_turn_transposes_and_stays_inside_its_buffers(dtype, m, n):
+    a, _ = operands(m, n, n, dtype)
+    out = guarded(np.full((n, m), 3, dtype))
+    run_turn(dtype(0), m, n, guarded(a), GUARD, out, GUARD)
+    np.testing.assert_array_equal(out[GUARD:-GUARD].reshape(n, m), a[:m, :n].T)
+    assert np.isnan(out[:GUARD]).all()
+    assert np.isnan(out[-GUARD:]).all()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_nan_and_infinity_spread_as_in_numpy(dtype, value):
@@ -120,11 +138,11 @@ GENERIC = """
 import json, re
 import numpy as np
 import ttcore as tt
-from ttcore import linear
+from ttcore.typing import Stage
 from ttcore.kernels.cpu import chain, target, stages, gemm
 W = tt.random_matrix((3, 5, 4), (4, 3, 7), 3, rng=0, dtype=np.float32)
 x = np.random.default_rng(0).standard_normal((5, W.shape[1])).astype(np.float32)
-y = chain.matvec(W.cores, x, linear._stages(W.cores, 5))
+y = chain.matvec(W.cores, x, W.plan(batch=5).stages)
 code = "".join(gemm.gemm.inspect_asm().values())
 print(json.dumps({
     "error": float(np.abs(y - x @ W.to_dense().T).max()),
@@ -195,9 +213,11 @@ def test_the_chain_equals_its_twin(dtype, rows, cols, rank, batch):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((batch, W.shape[1])).astype(dtype)
     gy = rng.standard_normal((batch, W.shape[0])).astype(dtype)
-    stages = linear._stages(W.cores, batch)
+    stages = W.plan(batch=batch).stages
     rounding = 200 * np.finfo(dtype).eps
     pairs = [(cpu.matvec(W.cores, x, stages), portable.matvec(W.cores, x, stages))]
+    columns = np.ascontiguousarray(x.T)
+    pairs += [(cpu.matmat(W.cores, columns, stages), portable.matmat(W.cores, columns, stages))]
     (gx, gcores), (hx, hcores) = (
         module.matvec_backward(W.cores, x, gy, stages) for module in (cpu, portable)
     )
@@ -223,7 +243,7 @@ def test_any_stages_of_any_direction_give_the_same(data):
     size = np.prod
     stages = []
     stages += [
-        linear.Stage(
+        Stage(
             first,
             last,
             0,
@@ -240,14 +260,10 @@ def test_any_stages_of_any_direction_give_the_same(data):
         m, n = int(size(rows[first:last])), int(size(cols[first:last]))
         outer = int(size(rows[:first]))
         if last == middle:
-            stages.append(
-                linear.Stage(first, last, 2, outer, m, ranks[first] * n * ranks[last], behind)
-            )
+            stages.append(Stage(first, last, 2, outer, m, ranks[first] * n * ranks[last], behind))
         else:
             ahead = int(size(cols[last:middle])) * ranks[middle] * behind
-            stages.append(
-                linear.Stage(first, last, 1, outer, m * ranks[last], ranks[first] * n, ahead)
-            )
+            stages.append(Stage(first, last, 1, outer, m * ranks[last], ranks[first] * n, ahead))
     x = np.random.default_rng(0).standard_normal((3, W.shape[1]))
     gy = np.random.default_rng(1).standard_normal((3, W.shape[0]))
     A = W.to_dense()
@@ -266,7 +282,7 @@ def test_a_supercore_may_be_smaller_than_what_it_is_merged_from():
     """Ranks above what the modes can use: 1 x 2 x 2 x 60 on the way to 1 x 8 x 8 x 1."""
     W = tt.random_matrix((2, 2, 2), (2, 2, 2), (60, 60), rng=0)
     x = np.random.default_rng(0).standard_normal((5, 8))
-    stages = [linear.Stage(0, 3, 0, 1, 8, 8, 1)]
+    stages = [Stage(0, 3, 0, 1, 8, 8, 1)]
     for _ in range(20):  # a write outside shows in the heap
         got = cpu.matvec(W.cores, x, stages)
     np.testing.assert_allclose(got, x @ W.to_dense().T, atol=1e-9)
@@ -380,8 +396,8 @@ import ttcore as tt
 W = tt.random_matrix((4, 8, 8, 4), (4, 8, 8, 4), 8, rng=0, dtype=np.float32)
 x = np.ones((64, 1024), np.float32)
 y = W.apply(x)
-from ttcore.kernels.cpu import cache, stages
-hits = sum(sum(f.stats.cache_hits.values()) for f in (stages.forward, stages.build))
+from ttcore.kernels.cpu import cache, merging, stages
+hits = sum(sum(f.stats.cache_hits.values()) for f in (stages.forward, merging.build))
 print(json.dumps({
     "hits": hits, "sum": float(y.sum()),
     "files": sorted(p.name for p in cache.folder().glob("*")) if cache.folder().exists() else [],
@@ -436,6 +452,6 @@ def test_an_edited_kernel_is_compiled_anew(tmp_path):
 
 def test_dispatch_counts_the_work_of_the_whole_batch():
     W = layer()
-    stages = linear._stages(W.cores, 64)
+    stages = W.plan(batch=64).stages
     flops = 64 * sum(2 * s.outer * s.rows * s.k * s.inner for s in stages)
     assert flops > dispatch.WORTH

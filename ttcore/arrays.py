@@ -26,7 +26,8 @@ _COMPUTED_IN = {
         ["bool", *(f"{u}int{b}" for u in ("", "u") for b in (8, 16, 32, 64))], "float64"
     ),
 }
-_NATIVE = {np.dtype(name) for name in ("float32", "float64", "complex64", "complex128")}
+#: dtypes of NumPy that are taken as they are
+NATIVE = {np.dtype(name) for name in ("float32", "float64", "complex64", "complex128")}
 _LONG = {np.dtype(np.longdouble).name, np.dtype(np.clongdouble).name} - {"float64", "complex128"}
 
 
@@ -102,7 +103,7 @@ def as_array(value: Any, what: str) -> Array:
     TTTypeError
         If it is no array of numbers.
     """
-    if type(value) is np.ndarray and value.dtype in _NATIVE:  # the usual case, answered quickly
+    if type(value) is np.ndarray and value.dtype in NATIVE:  # the usual case, answered quickly
         return value
     if hasattr(value, "cores") and hasattr(value, "to_dense"):
         raise TTTypeError(
@@ -168,8 +169,8 @@ def common(arrays: Sequence[Array]) -> tuple[Array, ...]:
 
 def are_alike(arrays: Sequence[Array]) -> bool:
     """Whether all are NumPy arrays of one dtype; the usual case, answered quickly."""
-    first = arrays[0]
-    return all(type(a) is np.ndarray and a.dtype == first.dtype for a in arrays)
+    dtype = getattr(arrays[0], "dtype", None)
+    return all(type(a) is np.ndarray and a.dtype == dtype for a in arrays)
 
 
 def library(x: Array) -> str:

@@ -3,11 +3,12 @@
 import math
 import operator
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from ttcore.arrays import are_alike, as_array, check_same_library, common, namespace
+from ttcore.arrays import NATIVE, are_alike, as_array, check_same_library, common, namespace
 from ttcore.errors import TTIndexError, TTShapeError, TTTypeError
 from ttcore.typing import Cores
 
@@ -34,15 +35,21 @@ def check_cores(cores: Iterable[Any], ndim: int) -> Cores:
             f"cores is a {type(cores).__name__}, expected a sequence of arrays of shape {layout}; "
             "a dense array becomes a train by from_dense or matrix_from_dense"
         )
-    arrays = [as_array(core, f"core {k}") for k, core in enumerate(cores)]
+    arrays = list(cores)
     if not arrays:
         raise TTShapeError("got no cores; a train has at least one")
-    alike = are_alike(arrays)
+    alike = are_alike(arrays) and arrays[0].dtype in NATIVE
     if not alike:
+        arrays = [as_array(core, f"core {k}") for k, core in enumerate(arrays)]
         check_same_library(arrays, "the cores")
+    _check_shapes(tuple([tuple(core.shape) for core in arrays]), ndim, layout)
+    return tuple(arrays) if alike else common(arrays)
+
+
+@lru_cache(maxsize=1024)
+def _check_shapes(shapes: tuple[tuple[int, ...], ...], ndim: int, layout: str) -> None:
     rank = 1
-    for k, core in enumerate(arrays):
-        shape = tuple(core.shape)
+    for k, shape in enumerate(shapes):
         if len(shape) != ndim:
             other = {
                 (3, 4): "; four-way cores make a TTMatrix",
@@ -68,10 +75,9 @@ def check_cores(cores: Iterable[Any], ndim: int) -> Cores:
         rank = shape[-1]
     if rank != 1:
         raise TTShapeError(
-            f"the last core, core {len(arrays) - 1}, has right rank {rank}, expected 1; "
+            f"the last core, core {len(shapes) - 1}, has right rank {rank}, expected 1; "
             "sum over the outer rank or absorb it first"
         )
-    return tuple(arrays) if alike else common(arrays)
 
 
 def read_only(cores: Cores) -> Cores:

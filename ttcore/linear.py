@@ -48,7 +48,8 @@ def plan_for(cores: Cores, batch: int, dtype: str) -> Plan:
 
 
 def _stages(cores: Cores, batch: int, *, columns: bool = False) -> tuple[Stage, ...]:
-    shapes = tuple(tuple(g.shape) for g in cores)
+    """The planner's choice for these cores."""
+    shapes = tuple([tuple(g.shape) for g in cores])  # a list is faster than a generator
     return _chosen(shapes, batch_class(batch), dtype_name(cores[0].dtype), columns)
 
 
@@ -98,7 +99,7 @@ def matvec(cores: Sequence[Any], x: Any) -> Array:
     array([[0., 1., 2., 3., 4., 5.]])
     """
     checked = check_cores(cores, 4)
-    return times_rows(checked, _checked_rows(checked, x))
+    return times_rows(checked, _as_rows(x))
 
 
 def matvec_backward(cores: Sequence[Any], x: Any, gy: Any) -> tuple[Array, Cores]:
@@ -139,7 +140,8 @@ def matvec_backward(cores: Sequence[Any], x: Any, gy: Any) -> tuple[Array, Cores
     [(1, 2, 2, 1), (1, 3, 3, 1)]
     """
     checked = check_cores(cores, 4)
-    x, gy = _checked_rows(checked, x), as_array(gy, "gy")
+    x, gy = _as_rows(x), as_array(gy, "gy")
+    check_length(x, -1, col_modes(checked), "col_modes", "rows (batch, N)")
     expected = (int(x.shape[0]), math.prod(row_modes(checked)))
     if tuple(gy.shape) != expected:
         raise TTShapeError(
@@ -160,9 +162,13 @@ def _gradient_of(operand: Array, gradient: Array) -> Array:
 
 
 def times_rows(cores: Cores, x: Array) -> Array:
-    """`matvec` for cores and rows (batch, N) that were checked."""
+    """`matvec` for checked cores and rows (batch, N)."""
     cores, x = _promoted(cores, x)
-    return dispatch.matvec(cores, x, _stages(cores, int(x.shape[0])))
+    stages = _stages(cores, int(x.shape[0]))
+    first = stages[0]
+    if x.shape[1] != first.outer * first.k * first.inner:
+        check_length(x, -1, col_modes(cores), "col_modes", "rows (batch, N)")
+    return dispatch.matvec(cores, x, stages)
 
 
 def times_columns(cores: Cores, x: Array) -> Array:
@@ -179,11 +185,10 @@ def _promoted(cores: Cores, *arrays: Array) -> tuple[Any, ...]:
     return every[: len(cores)], *every[len(cores) :]
 
 
-def _checked_rows(cores: Cores, x: Any) -> Array:
+def _as_rows(x: Any) -> Array:
     x = as_array(x, "x")
     if x.ndim != 2:
         raise TTShapeError(f"x has shape {tuple(x.shape)}, expected rows (batch, N)")
-    check_length(x, -1, col_modes(cores), "col_modes", "rows (batch, N)")
     return x
 
 

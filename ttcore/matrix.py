@@ -227,9 +227,9 @@ class TTMatrix(Train):
         (3, 4)
         """
         x = self._operand(x, "W.apply(x)", "rows (B, N)")
-        linear.check_length(x, -1, self.col_modes, "col_modes", "(B, N)")
         if x.ndim == 2:
             return linear.times_rows(self._cores, x)
+        linear.check_length(x, -1, self.col_modes, "col_modes", "(B, N)")
         xp = namespace(x)
         rows = xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
         y = linear.times_rows(self._cores, rows)

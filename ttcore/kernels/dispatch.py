@@ -20,26 +20,30 @@ __all__ = ["gather", "matmat", "matvec", "matvec_backward", "tsqr"]
 WORTH = 500_000  # flops of a call from which the compiled kernels are used
 COMPILED = {np.dtype(np.float32), np.dtype(np.float64)}
 
-matmat = portable_chain.matmat
-
 
 def matvec(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
     """``chain.matvec`` of the backend for x."""
-    return _chain(x, stages).matvec(cores, x, stages)
+    return _chain(x, x.shape[0], stages).matvec(cores, x, stages)
+
+
+def matmat(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
+    """``chain.matmat`` of the backend for x."""
+    return _chain(x, x.shape[1], stages).matmat(cores, x, stages)
 
 
 def matvec_backward(
     cores: Cores, x: Array, gy: Array, stages: Sequence[Stage]
 ) -> tuple[Array, Cores]:
     """``chain.matvec_backward`` of the backend for x."""
-    found: tuple[Array, Cores] = _chain(x, stages).matvec_backward(cores, x, gy, stages)
+    chain = _chain(x, x.shape[0], stages)
+    found: tuple[Array, Cores] = chain.matvec_backward(cores, x, gy, stages)
     return found
 
 
-def _chain(x: Array, stages: Sequence[Stage]) -> Any:
+def _chain(x: Array, batch: int, stages: Sequence[Stage]) -> Any:
     if not isinstance(x, np.ndarray) or x.dtype not in COMPILED:
         return portable_chain
-    if x.shape[0] * _flops(tuple(stages)) < WORTH:
+    if batch * _flops(tuple(stages)) < WORTH:
         return portable_chain
     from ttcore.kernels.cpu import chain
 

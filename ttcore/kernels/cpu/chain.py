@@ -4,18 +4,23 @@ The contract is the twin's, for float32 and float64 of NumPy. A row of the batch
 stages while its state is in the cache; the order of additions is fixed by shapes alone.
 """
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ttcore.kernels.cpu import merging
 from ttcore.kernels.cpu import stages as programs
+from ttcore.kernels.cpu.buffers import give, take
 from ttcore.kernels.cpu.pool import run_blocks
-from ttcore.kernels.merging import split_gradient
 from ttcore.typing import Cores, Stage
 
 GRAIN = 10**7  # flops of a block: about 100 us
+COLUMNS = 16  # so many columns become rows at a time: those of a cache line of float32
+LINE_ENTRIES = 16  # of float32 in a cache line: matrices and states begin at one
 SHARES = 16  # at most so many partial sums of the gradients
 SHARE_BYTES = 2**21  # and at most so much memory for them
 
@@ -28,8 +33,10 @@ class Tables(NamedTuple):
     table: Array
     shapes: Array
     starts: Array
+    begins: tuple[int, ...]
     mats: int
     supercore: int
+    prefixes: int
     state: int
     states: int
     rows_out: int
@@ -42,46 +49,90 @@ def _tables(shapes: tuple[tuple[int, ...], ...], stages: tuple[Stage, ...]) -> T
     rows = []
     mats = states = 0
     for t, s in enumerate(stages):
-        vector, entries = s.inner == 1, s.rows * s.k
+        vector, entries = s.inner == 1, _padded(s.rows * s.k)
         sizes = (vector, s.outer, s.rows, s.k, s.inner)
-        rows.append((*sizes, mats, mats + entries * vector, s.first, s.last, s.form, states))
+        where = (mats, mats + entries * vector, s.first, s.last, s.form, states)
+        rows.append((*sizes, *where, _gradient(s)))
         mats += entries * (1 + vector)
-        states += s.outer * s.k * s.inner if t else 0
+        states += _padded(s.outer * s.k * s.inner) if t else 0
     last = stages[-1]
+    begins = tuple(accumulate((math.prod(shape) for shape in shapes[:-1]), initial=0))
+    merges = [_merges(shapes[s.first : s.last]) for s in stages]
     return Tables(
         np.array(rows, np.int64),
         np.array(shapes, np.int64),
-        np.cumsum([0, *(int(np.prod(shape)) for shape in shapes[:-1])]).astype(np.int64),
+        np.array(begins, np.int64),
+        begins,
         mats,
-        max(_largest_merge(shapes[s.first : s.last]) for s in stages),
-        max(s.outer * s.inner * max(s.rows, s.k) for s in stages),
+        max(max(sizes) for sizes in merges),
+        max(sum(sizes[1:-1]) for sizes in merges),
+        _padded(max(s.outer * s.inner * max(s.rows, s.k) for s in stages)),
         states,
         last.outer * last.rows * last.inner,
         sum(2 * s.outer * s.rows * s.k * s.inner for s in stages),
     )
 
 
-def _largest_merge(shapes: Sequence[tuple[int, ...]]) -> int:
-    """Entries of the largest supercore on the way: inner ranks may exceed the last."""
-    m = n = largest = 1
+def _gradient(s: Stage) -> int:
+    """The cheapest way to the gradient of A, by cycles of float32 in a rough model."""
+    lanes = LINE_ENTRIES
+
+    def turned(n: int, m: int) -> float:
+        return s.outer * (m * -(-n // lanes) * (s.inner + 3) + 0.4 * n * s.inner)
+
+    tiles = -(-s.rows // 4) * 4 * -(-s.k // 4) * 4
+    ways = {
+        merging.DOTS: 1.3 * s.outer * tiles * -(-s.inner // lanes) + 12 * s.rows * s.k,
+        merging.TURN_STATE: turned(s.k, s.rows),
+        merging.TURN_RESULT: turned(s.rows, s.k),
+    }
+    return min(ways, key=ways.__getitem__)
+
+
+def _padded(entries: int) -> int:
+    """Up to whole cache lines."""
+    return -(-entries // LINE_ENTRIES) * LINE_ENTRIES
+
+
+def _merges(shapes: Sequence[tuple[int, ...]]) -> list[int]:
+    """Entries of the first core, of two merged, of three ...: inner ranks may exceed the last."""
+    m = n = 1
+    sizes = []
     for shape in shapes:
         m, n = m * shape[1], n * shape[2]
-        largest = max(largest, shapes[0][0] * m * n * shape[3])
-    return largest
+        sizes.append(shapes[0][0] * m * n * shape[3])
+    return sizes
 
 
 def matvec(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
     """See the twin; cores and x of one dtype, float32 or float64."""
-    info, mats = _built(cores, stages)
-    zero = x.dtype.type(0)
-    x = _plain(x)
+    info = _tables(tuple(core.shape for core in cores), tuple(stages))
+    zero, x = x.dtype.type(0), _plain(x)
+    mats = _matrices(zero, info, _flat(cores))
     y = np.empty((x.shape[0], info.rows_out), x.dtype)
 
     def block(first: int, last: int) -> None:
-        scratch = np.empty((2, info.state), x.dtype)
-        programs.forward(zero, info.table, mats, x, y, first, last, scratch)
+        scratch = take(2 * info.state, x.dtype)
+        programs.forward(zero, info.table, mats, x, y, first, last, scratch, info.state)
+        give(scratch)
 
     run_blocks(block, x.shape[0], max(1, GRAIN // info.flops))
+    return y
+
+
+def matmat(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
+    """See the twin; cores and x of one dtype, float32 or float64."""
+    info = _tables(tuple(core.shape for core in cores), tuple(stages))
+    zero, x = x.dtype.type(0), _plain(x)
+    mats = _matrices(zero, info, _flat(cores))
+    y = np.empty((info.rows_out, x.shape[1]), x.dtype)
+
+    def block(first: int, last: int) -> None:
+        scratch = take(2 * info.state + COLUMNS * (x.shape[0] + info.rows_out), x.dtype)
+        programs.columns(zero, info.table, mats, x, y, first, last, scratch, info.state, COLUMNS)
+        give(scratch)
+
+    run_blocks(block, x.shape[1], COLUMNS * max(1, GRAIN // info.flops // COLUMNS))
     return y
 
 
@@ -89,9 +140,10 @@ def matvec_backward(
     cores: Cores, x: Array, gy: Array, stages: Sequence[Stage]
 ) -> tuple[Array, Cores]:
     """See the twin; all of one dtype, float32 or float64."""
-    info, mats = _built(cores, stages)
-    zero = x.dtype.type(0)
-    x, gy = _plain(x), _plain(gy)
+    shapes = tuple(core.shape for core in cores)
+    info = _tables(shapes, tuple(stages))
+    zero, x, gy, flat = x.dtype.type(0), _plain(x), _plain(gy), _flat(cores)
+    mats = _matrices(zero, info, flat)
     batch = x.shape[0]
     gx = np.empty(x.shape, x.dtype)
     shares = max(1, min(SHARES, batch, SHARE_BYTES // mats.nbytes))
@@ -99,39 +151,38 @@ def matvec_backward(
     partial = np.zeros((shares, mats.size), x.dtype)
 
     def block(first: int, last: int) -> None:
-        scratch, states = np.empty((2, info.state), x.dtype), np.empty(info.states, x.dtype)
+        scratch = take(3 * info.state + info.states, x.dtype)
         for s in range(first, last):
             programs.backward(
                 zero, info.table, mats, x, gy, gx, partial[s],
-                s * share, min((s + 1) * share, batch), states, scratch,
+                s * share, min((s + 1) * share, batch), scratch, info.state,
             )  # fmt: skip
+        give(scratch)
 
     run_blocks(block, shares, max(1, GRAIN // (3 * info.flops * share)))
-    total = partial[0]
-    for other in partial[1:]:
-        total += other
-    gcores: list[Any] = [None] * len(cores)
-    for row, stage in zip(info.table, stages, strict=True):
-        at = row[programs.TURNED if row[programs.VECTOR] else programs.AT]
-        gradient = total[at : at + stage.rows * stage.k]
-        if row[programs.VECTOR]:
-            gradient = gradient.reshape(stage.k, stage.rows).T
-        span = slice(stage.first, stage.last)
-        shaped = gradient.reshape(stage.rows, stage.k)
-        gcores[span] = split_gradient(cores[span], shaped, stage.form)
-    return gx, tuple(gcores)
+    gflat = np.empty_like(flat)
+    merging.spread(
+        zero, flat, info.shapes, info.starts, info.table, info.supercore, info.prefixes, partial,
+        gflat,
+    )  # fmt: skip
+    found = []
+    for start, shape in zip(info.begins, shapes, strict=True):
+        found.append(gflat[start : start + math.prod(shape)].reshape(shape))
+    return gx, tuple(found)
 
 
-def _built(cores: Cores, stages: Sequence[Stage]) -> tuple[Tables, Array]:
-    """The tables, and the matrices of all stages back to back."""
-    info = _tables(tuple(core.shape for core in cores), tuple(stages))
-    flat = np.concatenate([core.reshape(-1) for core in cores])
-    mats = np.empty(info.mats, flat.dtype)
-    work = np.empty((2, info.supercore), flat.dtype)
-    programs.build(flat.dtype.type(0), flat, info.shapes, info.starts, info.table, mats, work)
-    return info, mats
+def _flat(cores: Cores) -> Array:
+    return np.concatenate(cores, axis=None)
+
+
+def _matrices(zero: Any, info: Tables, flat: Array) -> Array:
+    return merging.build(
+        zero, flat, info.shapes, info.starts, info.table, info.supercore, info.mats
+    )
 
 
 def _plain(x: Array) -> Array:
     """The array C-contiguous and aligned; copied only if it is not."""
+    if x.flags.c_contiguous and x.flags.aligned:
+        return x
     return np.require(x, requirements=["C", "A"])

@@ -27,6 +27,9 @@ def run_blocks(block: Callable[[int, int], None], count: int, grain: int) -> Non
     An exception in a block is raised here, after all others have ended.
     """
     ranges = [(first, min(first + grain, count)) for first in range(0, count, grain)]
+    if len(ranges) == 1:
+        block(*ranges[0])
+        return
     helpers = min(usable_cpus(), len(ranges)) - 1
     rest = iter(ranges)
 

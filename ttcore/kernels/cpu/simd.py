@@ -7,6 +7,7 @@ loop over k as phi nodes.
     columns_V   C[m, V L] (+)= A[m, k] @ B[k, V L]    any strides of A; rows of B and C contiguous
     edge_V      the same with only ``lanes`` columns in the last register
     dots_MxN    C[M, N] += sum over o, k of A[o, M, k] B[o, N, k]    both contiguous along k
+    turn        C[n, m] = A[m, n] transposed                         rows of both contiguous
 
 L is the number of lanes of a register. Addresses are uintp, strides count entries. ``zero`` is a
 scalar of the entries' type: nothing else tells it.
@@ -72,6 +73,32 @@ class Emitter:
         """The first ``count`` lanes."""
         numbers = ir.Constant(ir.VectorType(I64, self.lanes), list(range(self.lanes)))
         return self.builder.icmp_unsigned("<", numbers, self.splat(count, I64))
+
+    def masks(self, rows: Any, columns: Any) -> list[Any]:
+        """For each row of a square: the first ``columns`` lanes of the first ``rows`` rows."""
+        inside = self.mask(columns)
+        never = ir.Constant(inside.type, [ir.Constant(ir.IntType(1), 0)] * self.lanes)
+        return [
+            self.builder.select(self.builder.icmp_signed("<", _constant(row), rows), inside, never)
+            for row in range(self.lanes)
+        ]
+
+    def transposed(self, lines: list[Any]) -> list[Any]:
+        """A square of vectors: blocks off the diagonal change places, at every size."""
+        lines = list(lines)
+        bit = 1
+        while bit < self.lanes:
+            for i in range(self.lanes):
+                if not i & bit:
+                    a, b = lines[i], lines[i | bit]
+                    lanes = range(self.lanes)
+                    upper = [lane if not lane & bit else lane - bit + self.lanes for lane in lanes]
+                    lower = [lane + bit if not lane & bit else lane + self.lanes for lane in lanes]
+                    kind = ir.VectorType(I32, self.lanes)
+                    lines[i] = self.builder.shuffle_vector(a, b, ir.Constant(kind, upper))
+                    lines[i | bit] = self.builder.shuffle_vector(a, b, ir.Constant(kind, lower))
+            bit *= 2
+        return lines
 
     def splat(self, value: Any, kind: Any = None) -> Any:
         """A scalar in every lane."""
@@ -281,6 +308,60 @@ def make_dots(m: int, n: int) -> Any:
         return signature, codegen
 
     return dots
+
+
+@intrinsic
+def turn(context, zero, m, n, a, lda, c, ldc):
+    """The intrinsic ``turn``: squares of a register's side, transposed by exchanges of lanes."""
+    integers = [types.intp, types.intp, types.uintp, types.intp, types.uintp, types.intp]
+    signature = types.void(zero, *integers)
+
+    def codegen(context, builder, signature, args):
+        _, m, n, a, lda, c, ldc = args
+        emit = Emitter(builder, signature.args[0])
+        pa, pc = emit.pointer(a), emit.pointer(c)
+        width = _constant(emit.lanes)
+
+        def square(i, j, masks):
+            """L x L entries from row i, column j; at the edges only those inside."""
+            lines = []
+            for row in range(emit.lanes):
+                place = builder.add(builder.mul(builder.add(i, _constant(row)), lda), j)
+                lines.append(emit.load(emit.at(pa, place), masks and masks[0][row]))
+            for row, line in enumerate(emit.transposed(lines)):
+                place = builder.add(builder.mul(builder.add(j, _constant(row)), ldc), i)
+                emit.store(line, emit.at(pc, place), masks and masks[1][row])
+
+        def edge(i, j):
+            down, across = builder.sub(m, i), builder.sub(n, j)
+            square(i, j, (emit.masks(down, across), emit.masks(across, down)))
+
+        def band(step, carried):
+            i = builder.mul(step, width)
+
+            def inner(step, carried):
+                square(i, builder.mul(step, width), None)
+                return carried
+
+            whole = builder.sdiv(n, width)
+            emit.loop(whole, [], inner)
+            with builder.if_then(builder.icmp_signed("!=", builder.srem(n, width), _constant(0))):
+                edge(i, builder.mul(whole, width))
+            return carried
+
+        bands = builder.sdiv(m, width)
+        emit.loop(bands, [], band)
+        with builder.if_then(builder.icmp_signed("!=", builder.srem(m, width), _constant(0))):
+
+            def last(step, carried):
+                edge(builder.mul(bands, width), builder.mul(step, width))
+                return carried
+
+            columns = builder.sdiv(builder.add(n, _constant(emit.lanes - 1)), width)
+            emit.loop(columns, [], last)
+        return context.get_dummy_value()
+
+    return signature, codegen
 
 
 @intrinsic
