@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from numba import njit
 
 import ttcore as tt
-from ttcore.kernels import dispatch
 from ttcore.kernels.cpu import chain as cpu
 from ttcore.kernels.cpu import pool, target
 from ttcore.kernels.cpu.gemm import gemm, gemm_nt
@@ -193,6 +192,76 @@ def test_other_targets_compile_to_their_registers(name, features, width, tmp_pat
     assert answer["error"] < 1e-4
     assert answer["calls"] == answer["zmm"] == 0
     assert (answer["ymm"] > 0) == (width == 32)
+
+
+CROSS = """
+import json, re
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from ttcore.kernels.cpu import simd
+simd.vector_bytes, simd.has_fma = (lambda: 16), (lambda: True)
+module = ir.Module("tile")
+module.triple = "aarch64-unknown-linux-gnu"
+i64 = ir.IntType(64)
+kind = ir.FunctionType(ir.VoidType(), [i64] * 8)
+for name, zero in (("single", types.float32), ("double", types.float64)):
+    function = ir.Function(module, kind, name)
+    builder = ir.IRBuilder(function.append_basic_block())
+    emit = simd.Emitter(builder, zero)
+    a, b, c, row, col, ldb, ldc, k = function.args
+    places = {n: emit.pointer(x) for n, x in zip("abc", (a, b, c))}
+    simd._tile(emit, 8, [None, None], {
+        **places, "row": row, "col": col, "ldb": ldb, "ldc": ldc, "k": k,
+        "add": ir.Constant(ir.IntType(1), 0),
+    })
+    builder.ret_void()
+llvm.initialize_all_targets()
+llvm.initialize_all_asmprinters()
+machine = llvm.Target.from_triple(module.triple).create_target_machine(cpu="cortex-a72", opt=3)
+code = machine.emit_assembly(llvm.parse_assembly(str(module)))
+print(json.dumps({
+    "single": len(re.findall(r"fmla\\s+v\\d+\\.4s", code)),
+    "double": len(re.findall(r"fmla\\s+v\\d+\\.2d", code)),
+    "calls": len(re.findall(r"\\bbl\\b", code)),
+}))
+"""
+
+
+def test_arm_gets_vector_multiply_adds_and_no_calls():
+    """Assembly for a processor that is not here: 8 x 2 accumulators stay in its 32 registers."""
+    try:
+        answer = in_a_process(CROSS)
+    except AssertionError as error:
+        if "No available targets" in str(error) or "nable to find target" in str(error):
+            pytest.skip("this LLVM was built without Arm")
+        raise
+    assert answer == {"single": 16, "double": 16, "calls": 0}
+
+
+SHUTDOWN = """
+import atexit, json, threading
+import numpy as np
+import ttcore as tt
+W = tt.random_matrix((4, 8, 8, 4), (4, 8, 8, 4), 8, rng=0, dtype=np.float32)
+x = np.ones((200, 1024), np.float32)
+want = W.apply(x)
+
+def late():
+    print(json.dumps(bool((W.apply(x) == want).all())))
+
+atexit.register(late)
+
+def busy():
+    while True:
+        W.apply(x)
+
+threading.Thread(target=busy, daemon=True).start()
+"""
+
+
+def test_calls_while_the_interpreter_shuts_down_are_served():
+    assert in_a_process(SHUTDOWN) is True
 
 
 SHAPES = [
@@ -448,10 +517,3 @@ def test_an_edited_kernel_is_compiled_anew(tmp_path):
     after = in_a_process(FIRST_CALL, copy.parent, **environment)
     assert after["hits"] == 0
     assert after["sum"] != before["sum"]
-
-
-def test_dispatch_counts_the_work_of_the_whole_batch():
-    W = layer()
-    stages = W.plan(batch=64).stages
-    flops = 64 * sum(2 * s.outer * s.rows * s.k * s.inner for s in stages)
-    assert flops > dispatch.WORTH

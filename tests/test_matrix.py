@@ -277,3 +277,32 @@ def test_matrices_keep_the_arithmetic_of_operators():
 def test_row_and_column_modes_differ_only_in_number_between_cores():
     W = tt.matrix_from_dense(np.arange(24.0).reshape(4, 6), (2, 2), (3, 2))
     assert [core.shape[1:3] for core in W.cores] == [(2, 3), (2, 2)]
+
+
+@given(tt_matrices(), st.data())
+def test_bilinear_form_equals_dense_and_conjugates_the_first(W, data):
+    x, y = data.draw(tt_tensors(W.row_modes)), data.draw(tt_tensors(W.col_modes))
+    got = tt.bilinear_form(x, W, y)
+    exact = np.vdot(dense(x), dense_matrix(W) @ dense(y).ravel())
+    assert type(got) is (complex if np.iscomplexobj(exact) else float)
+    bound = magnitude(x).ravel() @ magnitude(W) @ magnitude(y).ravel()
+    assert_within(got, exact, gamma(np.result_type(x.dtype, W.dtype, y.dtype), x, W, y) * bound)
+
+
+def test_bilinear_form_beyond_the_range_on_the_way():
+    x, W, y = tt.ones((2,) * 900), 0.25 * tt.eye((2,) * 900), tt.ones((2,) * 900)
+    assert tt.bilinear_form(x, W, y) == 2.0**898
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (lambda x, W, y: (W, W, y), tt.TTTypeError, "x is a TTMatrix .* expected a TTTensor"),
+        (lambda x, W, y: (x, x, y), tt.TTTypeError, "W is a TTTensor .* expected a TTMatrix"),
+        (lambda x, W, y: (x, W, x), tt.TTShapeError, "the col_modes of W"),
+    ],
+)
+def test_a_wrong_bilinear_form_says_why(wrong, error, message):
+    x, W, y = tt.ones((2, 3)), tt.random_matrix((2, 3), (3, 4), 2, rng=0), tt.ones((3, 4))
+    with pytest.raises(error, match=message):
+        tt.bilinear_form(*wrong(x, W, y))

@@ -56,6 +56,7 @@ OPERATIONS = {
     "matrix sum": "(W + W).round(eps=1e-8)",
     "matrix product": "W * W",
     "transpose": "(W.T, W.H)",
+    "bilinear_form": "tt.bilinear_form(a, W, b)",
     "matrix norm": "(W.norm(), tt.vdot(W, W), tt.distance(W, W))",
     "matrix repr": "(repr(W), W.shape, W.size, W.compression)",
     "plan": "str(W.plan())",

@@ -20,6 +20,7 @@ _NAMES = {
     ),
     "ttcore.functions": (
         "allclose",
+        "bilinear_form",
         "concatenate",
         "diag",
         "distance",
@@ -43,6 +44,7 @@ _NAMES = {
     ),
     "ttcore.matrix": ("TTMatrix",),
     "ttcore.tensor": ("TTTensor",),
+    "ttcore.tuning": ("load_plan", "save_plan"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 _SUBMODULES = ("linear", "testing")

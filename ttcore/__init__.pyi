@@ -9,6 +9,7 @@ from ttcore.errors import TTSizeError as TTSizeError
 from ttcore.errors import TTTypeError as TTTypeError
 from ttcore.errors import TTValueError as TTValueError
 from ttcore.functions import allclose as allclose
+from ttcore.functions import bilinear_form as bilinear_form
 from ttcore.functions import concatenate as concatenate
 from ttcore.functions import diag as diag
 from ttcore.functions import distance as distance
@@ -29,5 +30,7 @@ from ttcore.making import rank_one as rank_one
 from ttcore.making import zeros as zeros
 from ttcore.matrix import TTMatrix as TTMatrix
 from ttcore.tensor import TTTensor as TTTensor
+from ttcore.tuning import load_plan as load_plan
+from ttcore.tuning import save_plan as save_plan
 
 __version__: str

@@ -6,8 +6,8 @@ from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 
-from ttcore import algebra, joining, parts
-from ttcore.arrays import as_array, common, namespace
+from ttcore import algebra, joining, linear, parts
+from ttcore.arrays import as_array, check_same_library, common, namespace
 from ttcore.contraction import check_axes
 from ttcore.errors import TTShapeError, TTTypeError, TTValueError
 from ttcore.matrix import TTMatrix
@@ -64,6 +64,44 @@ def log_vdot(a: T, b: T) -> tuple[float | complex, float]:
     (-1.0, 6931.472)
     """
     return algebra.log_vdot(*_pair(a, b, "log_vdot"))
+
+
+def bilinear_form(x: TTTensor, W: TTMatrix, y: TTTensor) -> float | complex:
+    r"""The number :math:`x^* W y`, as ``vdot(x, W @ y)``, without forming ``W @ y``.
+
+    Cost O(d n r_x r_W r_y (r_x + r_W n + r_y)), where the product alone has ranks r_W r_y.
+
+    Parameters
+    ----------
+    x : TTTensor of shape ``W.row_modes``
+        Conjugated.
+    W : TTMatrix
+    y : TTTensor of shape ``W.col_modes``
+
+    Raises
+    ------
+    TTShapeError, TTTypeError
+        If the modes do not fit, or it is something else.
+
+    Examples
+    --------
+    >>> import ttcore as tt
+    >>> ones = tt.ones((2, 3))
+    >>> tt.bilinear_form(ones, 2 * tt.eye((2, 3)), ones)
+    12.0
+    """
+    for value, expected, name in ((x, TTTensor, "x"), (W, TTMatrix, "W"), (y, TTTensor, "y")):
+        if not isinstance(value, expected):
+            raise TTTypeError(
+                f"{name} is {kind(value)}, expected a {expected.__name__}: bilinear_form(x, W, y)"
+            )
+    for t, modes, name in ((x, W.row_modes, "x"), (y, W.col_modes, "y")):
+        if t.shape != modes:
+            which = "row_modes" if name == "x" else "col_modes"
+            raise TTShapeError(f"{name} has shape {t.shape}, expected {modes}, the {which} of W")
+    check_same_library((x.cores[0], W.cores[0], y.cores[0]), "the trains")
+    value, exponent = linear.bilinear(x.cores, W.cores, y.cores)
+    return ldexp(algebra.scalar(value), exponent)  # type: ignore[no-any-return]
 
 
 def distance(a: T, b: T) -> float:

@@ -7,9 +7,12 @@ rows, as layers do.
 """
 
 import math
+import operator
+import os
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from ttcore.algebra import products
 from ttcore.arrays import (
@@ -19,15 +22,17 @@ from ttcore.arrays import (
     check_same_library,
     common,
     conj,
+    default_device_like,
     dtype_name,
     is_complex,
     namespace,
 )
-from ttcore.cores import check_cores, ranks_of, short
-from ttcore.errors import TTShapeError
+from ttcore.cores import check_cores, short
+from ttcore.errors import TTShapeError, TTTypeError, TTValueError
 from ttcore.kernels import dispatch
-from ttcore.planner import Plan, batch_class, choose, plan
-from ttcore.typing import Array, Cores, Stage
+from ttcore.planner import Kind, Order, Plan, batch_class, order, plan
+from ttcore.scaling import unit
+from ttcore.typing import Array, Cores
 
 __all__ = ["matvec", "matvec_backward"]
 
@@ -44,24 +49,21 @@ def col_modes(cores: Cores) -> tuple[int, ...]:
 
 def plan_for(cores: Cores, batch: int, dtype: str) -> Plan:
     """The contraction plan for rows times these cores."""
-    return plan(row_modes(cores), col_modes(cores), ranks_of(cores), batch=batch, dtype=dtype)
+    native = isinstance(cores[0], np.ndarray)
+    return plan(_shapes(cores), batch=batch, dtype=dtype, native=native)
 
 
-def _stages(cores: Cores, batch: int, *, columns: bool = False) -> tuple[Stage, ...]:
-    """The planner's choice for these cores."""
-    shapes = tuple([tuple(g.shape) for g in cores])  # a list is faster than a generator
-    return _chosen(shapes, batch_class(batch), dtype_name(cores[0].dtype), columns)
+def order_for(cores: Cores, batch: int, kind: Kind) -> Order:
+    """The planner's choice for these cores and a batch."""
+    dtype = dtype_name(cores[0].dtype)
+    return order(_shapes(cores), batch_class(batch), dtype, kind, dispatch.is_native(cores[0]))
 
 
-@lru_cache(maxsize=1024)
-def _chosen(
-    shapes: tuple[tuple[int, ...], ...], batch: int, dtype: str, columns: bool
-) -> tuple[Stage, ...]:
-    rows, cols = (tuple(int(shape[axis]) for shape in shapes) for axis in (1, 2))
-    return choose(rows, cols, (*(int(shape[0]) for shape in shapes), 1), batch, dtype, columns)
+def _shapes(cores: Cores) -> tuple[tuple[int, ...], ...]:
+    return tuple([tuple(g.shape) for g in cores])  # a list is faster than a generator
 
 
-def matvec(cores: Sequence[Any], x: Any) -> Array:
+def matvec(cores: Sequence[Any], x: Any, *, workers: int | None = None) -> Array:
     r"""Rows of ``x`` times a TT-matrix: ``y[b] = W @ x[b]``.
 
     Parameters
@@ -70,6 +72,10 @@ def matvec(cores: Sequence[Any], x: Any) -> Array:
         One dtype or several, which promote; r_0 = r_d = 1.
     x : (batch, N) array
         N = n_1 ... n_d, flattened in C order; batch may be 0. The same library as the cores.
+    workers : int, optional
+        Threads of the compiled kernels, as in `scipy.fft`: default all CPUs that this process may
+        use, negative ones count from there. The result has the same bits with any number. What an
+        array library computes (other dtypes and libraries, small calls) uses its own threads.
 
     Returns
     -------
@@ -99,10 +105,12 @@ def matvec(cores: Sequence[Any], x: Any) -> Array:
     array([[0., 1., 2., 3., 4., 5.]])
     """
     checked = check_cores(cores, 4)
-    return times_rows(checked, _as_rows(x))
+    return times_rows(checked, _as_rows(x), workers)
 
 
-def matvec_backward(cores: Sequence[Any], x: Any, gy: Any) -> tuple[Array, Cores]:
+def matvec_backward(
+    cores: Sequence[Any], x: Any, gy: Any, *, workers: int | None = None
+) -> tuple[Array, Cores]:
     r"""Gradients of a real loss through ``y = matvec(cores, x)``.
 
     Parameters
@@ -111,6 +119,8 @@ def matvec_backward(cores: Sequence[Any], x: Any, gy: Any) -> tuple[Array, Cores
         As in `matvec`.
     gy : (batch, M) array
         Gradient of the loss with respect to y.
+    workers : int, optional
+        As in `matvec`.
 
     Returns
     -------
@@ -149,8 +159,9 @@ def matvec_backward(cores: Sequence[Any], x: Any, gy: Any) -> tuple[Array, Cores
             "entries for each row of x"
         )
     promoted, rows, gy = _promoted(checked, x, gy)
-    stages = _stages(promoted, expected[0])
-    gx, gcores = dispatch.matvec_backward(promoted, rows, gy, stages)
+    found = order_for(promoted, expected[0], "gradients")
+    chain = dispatch.chain(found.compiled)
+    gx, gcores = chain.matvec_backward(promoted, rows, gy, found.stages, check_workers(workers))
     return _gradient_of(x, gx), tuple(map(_gradient_of, checked, gcores))
 
 
@@ -161,20 +172,43 @@ def _gradient_of(operand: Array, gradient: Array) -> Array:
     return astype(gradient, dtype_name(operand.dtype))
 
 
-def times_rows(cores: Cores, x: Array) -> Array:
+def times_rows(cores: Cores, x: Array, workers: int | None = None) -> Array:
     """`matvec` for checked cores and rows (batch, N)."""
     cores, x = _promoted(cores, x)
-    stages = _stages(cores, int(x.shape[0]))
-    first = stages[0]
+    found = order_for(cores, int(x.shape[0]), "rows")
+    first = found.stages[0]
     if x.shape[1] != first.outer * first.k * first.inner:
         check_length(x, -1, col_modes(cores), "col_modes", "rows (batch, N)")
-    return dispatch.matvec(cores, x, stages)
+    return dispatch.chain(found.compiled).matvec(cores, x, found.stages, check_workers(workers))
 
 
 def times_columns(cores: Cores, x: Array) -> Array:
     """The TT-matrix times the columns of ``x`` (N, batch): (M, batch). Both were checked."""
     cores, x = _promoted(cores, x)
-    return dispatch.matmat(cores, x, _stages(cores, int(x.shape[1]), columns=True))
+    found = order_for(cores, int(x.shape[1]), "columns")
+    return dispatch.chain(found.compiled).matmat(cores, x, found.stages)
+
+
+def check_workers(workers: int | None) -> int | None:
+    """A number of threads as `scipy.fft` takes it: None, positive, or negative from all CPUs.
+
+    Raises
+    ------
+    TTTypeError, TTValueError
+        If it is no int, or zero, or more than there are below zero.
+    """
+    if workers is None:
+        return None
+    try:
+        number = operator.index(workers)
+    except TypeError as error:
+        raise TTTypeError(f"workers={workers!r} is no int or None") from error
+    cpus = os.cpu_count() or 1
+    if number == 0 or number < -cpus:
+        raise TTValueError(
+            f"workers={number} must be at least 1, or -1..-{cpus}: -1 stands for all {cpus} CPUs"
+        )
+    return number if number > 0 else cpus + 1 + number
 
 
 def _promoted(cores: Cores, *arrays: Array) -> tuple[Any, ...]:
@@ -251,3 +285,20 @@ def _compose_cores(g: Array, h: Array) -> Array:
     (r, m, _, t), (s, _, n, u) = g.shape, h.shape
     product = xp.tensordot(g, h, axes=((2,), (1,)))  # (r, m, r', s, n, s')
     return xp.reshape(xp.permute_dims(product, (0, 3, 1, 4, 2, 5)), (r * s, m, n, t * u))
+
+
+def bilinear(x: Cores, w: Cores, y: Cores) -> tuple[Any, int]:
+    """x* W y as ``(value, exponent)``, from left to right; x, y on three-way cores."""
+    every = common((*x, *w, *y))
+    d = len(w)
+    xp = namespace(*every)
+    interface = xp.ones((1, 1, 1), dtype=every[0].dtype, **default_device_like(every[0]))
+    exponent = 0
+    for core in zip(every[:d], every[d : 2 * d], every[2 * d :], strict=True):
+        (g, a), (v, b), (h, c) = map(unit, core)
+        state = xp.tensordot(interface, h, axes=((2,), (0,)))  # (r_x, r_W, n, r_y')
+        state = xp.tensordot(v, state, axes=((0, 2), (1, 2)))  # (m, r_W', r_x, r_y')
+        state = xp.tensordot(conj(g), state, axes=((0, 1), (2, 0)))  # (r_x', r_W', r_y')
+        interface, shift = unit(state)
+        exponent += shift + a + b + c
+    return interface[0, 0, 0], exponent

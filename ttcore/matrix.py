@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ttcore import algebra, contraction, linear, parts
+from ttcore import algebra, contraction, linear, parts, tuning
 from ttcore.arrays import as_array, check_dtype, check_same_library, dtype_name, namespace
 from ttcore.cores import as_four_way, as_three_way, short
 from ttcore.errors import TTShapeError, TTTypeError, TTValueError
 from ttcore.planner import Plan
+from ttcore.prepared import PreparedMatrix
 from ttcore.scalars import kind
 from ttcore.scaling import ldexp
 from ttcore.tensor import TTTensor
@@ -209,10 +210,16 @@ class TTMatrix(Train):
         linear.check_length(x, -1, self.row_modes, "row_modes", "(M,) or (B, M)")
         return self.T.apply(x)
 
-    def apply(self, x: Any) -> Array:
+    def apply(self, x: Any, *, workers: int | None = None) -> Array:
         """``x @ W.T``: rows (B, N) -> (B, M), as a layer sees them.
 
         Leading axes (..., N) -> (..., M) too.
+
+        Parameters
+        ----------
+        x : (..., N) array
+        workers : int, optional
+            Threads, as in `linear.matvec`.
 
         Raises
         ------
@@ -228,11 +235,11 @@ class TTMatrix(Train):
         """
         x = self._operand(x, "W.apply(x)", "rows (B, N)")
         if x.ndim == 2:
-            return linear.times_rows(self._cores, x)
+            return linear.times_rows(self._cores, x, workers)
         linear.check_length(x, -1, self.col_modes, "col_modes", "(B, N)")
         xp = namespace(x)
         rows = xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
-        y = linear.times_rows(self._cores, rows)
+        y = linear.times_rows(self._cores, rows, workers)
         return xp.reshape(y, (*x.shape[:-1], y.shape[1]))
 
     def matvec(self, x: Any) -> Any:
@@ -268,7 +275,34 @@ class TTMatrix(Train):
             rmatmat=adjoint.matvec,
         )
 
-    def plan(self, *, batch: int = 1, dtype: Any = None) -> Plan:
+    def prepare(self, *, batch: int = 1, max_bytes: int = 2**28) -> PreparedMatrix:
+        """The matrix made ready for many products with batches like this one.
+
+        Neighbouring cores stay merged, as far as ``max_bytes`` for one supercore allow; where the
+        dense matrix is the quickest and fits, that is kept.
+
+        Parameters
+        ----------
+        batch : int
+            Number of rows that the order of contraction is chosen for; others are taken too.
+        max_bytes : int
+
+        Returns
+        -------
+        PreparedMatrix
+            With ``apply``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import ttcore as tt
+        >>> P = tt.eye((2, 3)).prepare()
+        >>> P.apply(np.arange(6.0)), P.nbytes
+        (array([0., 1., 2., 3., 4., 5.]), 288)
+        """
+        return PreparedMatrix(self._cores, _checked_batch(batch), int(max_bytes))
+
+    def plan(self, *, batch: int = 1, dtype: Any = None, tune: bool = False) -> Plan:
         """How ``apply`` contracts a batch of this size; print it.
 
         Parameters
@@ -277,6 +311,10 @@ class TTMatrix(Train):
             Number of rows. The order of contraction depends on it rounded up to a power of two.
         dtype : dtype, optional
             Of the computation; default: that of the cores.
+        tune : bool
+            Measure the most promising orders on this machine, about a second, and use the fastest
+            from now on: in this process, for matrices of the same modes, ranks and dtype and
+            batches of the same class. `save_plan` and `load_plan` keep it.
 
         Examples
         --------
@@ -285,10 +323,11 @@ class TTMatrix(Train):
         >>> W.plan(batch=100).dense_flops
         89600
         """
-        if not isinstance(batch, int | np.integer) or isinstance(batch, bool) or batch < 0:
-            raise TTValueError(f"batch={batch!r} must be an int >= 0: the number of rows")
+        batch = _checked_batch(batch)
         name = dtype_name(self.dtype) if dtype is None else check_dtype(dtype).name
-        return linear.plan_for(self._cores, int(batch), name)
+        if tune:
+            return tuning.tune(algebra.cast(self._cores, name), batch)
+        return linear.plan_for(self._cores, batch, name)
 
     def _operand(self, x: Any, what: str, expected: str) -> Array:
         if isinstance(x, numbers.Number):
@@ -298,3 +337,9 @@ class TTMatrix(Train):
         if isinstance(x, Train):
             raise TTTypeError(f"{what}: x is {kind(x)}, expected {expected}")
         return as_array(x, "x")
+
+
+def _checked_batch(batch: Any) -> int:
+    if not isinstance(batch, int | np.integer) or isinstance(batch, bool) or batch < 0:
+        raise TTValueError(f"batch={batch!r} must be an int >= 0: the number of rows")
+    return int(batch)

@@ -1,30 +1,188 @@
-"""In which order a TT-matrix is multiplied with dense vectors.
+"""In which order a TT-matrix is multiplied with dense vectors, and by which kernels.
 
-The cheapest chain of batched matrix products.
-
-Every order that sweeps from the right, from the left, or from both ends to a middle bond, with any
-merging of neighbours into supercores up to ``SCRATCH`` bytes, is weighed by dynamic programming.
-One supercore of all cores is the dense matrix: so the dense product is chosen where it is cheaper
-and the matrix fits the scratch. The constants are those of one AVX-512 core; only their proportions
-matter.
+The cheapest order by a model of what a stage costs: of the compiled kernels, or of batched matrix
+products in an array library. One supercore of all cores is the dense matrix: so the dense product
+is chosen where it is cheaper and the matrix fits the scratch. Only proportions matter: the
+constants are those of one AVX-512 core. Orders that were measured come first.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Literal, NamedTuple
 
+from ttcore.kernels.cpu import costs
+from ttcore.orders import Costed, Modes, cheapest, from_the_right, left_stage, right_stage
 from ttcore.typing import Stage
+
+Kind = Literal["rows", "columns", "gradients"]
 
 SCRATCH = 2**21  # bytes a supercore may take: a dense M x N matrix beyond it is never built
 BEYOND = 2**200  # entries of a matrix whose order of contraction is not worth a thought
-LONGEST = 12  # cores that one supercore may merge
+WORTH = 500_000  # flops of a call from which the compiled kernels are used
+# of batched matrix products in an array library:
 VECTOR = 64  # bytes of a vector register: shorter inner axes are padded to it
 FLOPS = 105e9 * 4  # flop/s times bytes of an entry: half as fast at twice the size
 TRAFFIC = 40e9  # bytes/s between the kernel and the outer caches
 ITEM = 3e-8  # seconds for one product of a batch
 STAGE = 3e-6  # seconds for one batched call
 MERGE = 2e-5  # seconds for merging two cores, beside the work itself
+
+
+class Order(NamedTuple):
+    """The stages, whether the compiled kernels take them, and the predicted seconds on one core."""
+
+    stages: tuple[Stage, ...]
+    compiled: bool
+    seconds: float
+
+
+_remembered: dict[tuple[Modes, int, str, bool], Order] = {}
+
+
+def remember(modes: Modes, batch: int, dtype: str, order_: Order) -> None:
+    """Prefer a measured order for rows of this class."""
+    _remembered[modes, batch, dtype, order_.compiled] = order_
+    order.cache_clear()
+
+
+@lru_cache(maxsize=1024)
+def order(
+    shapes: tuple[tuple[int, ...], ...], batch: int, dtype: str, kind: Kind, native: bool
+) -> Order:
+    """The order for cores of these shapes and a `batch_class`.
+
+    Parameters
+    ----------
+    shapes : of the cores (r, m, n, r')
+    batch : int
+    dtype : str
+    kind : "rows", "columns" or "gradients"
+    native : bool
+        Whether the compiled kernels serve these arrays, if the call is worth it.
+    """
+    modes = modes_of(shapes)
+    for compiled in (True, False) if native else (False,):
+        if kind == "rows" and (known := _remembered.get((modes, batch, dtype, compiled))):
+            return known
+        seconds, stages = candidates(modes, batch, dtype, kind, compiled=compiled)[0]
+        if not compiled or batch * flops_of(stages) >= WORTH:
+            break
+    return Order(stages, compiled, seconds)
+
+
+def candidates(
+    modes: Modes,
+    batch: int,
+    dtype: str,
+    kind: Kind,
+    *,
+    compiled: bool,
+    keep: int = 1,
+    scratch: int = SCRATCH,
+    merging: bool = True,
+) -> list[Costed]:
+    """The cheapest orders, with predicted seconds; without those of merging where it is done."""
+    if math.prod(modes.rows) * math.prod(modes.cols) > BEYOND:
+        return [(math.inf, from_the_right(modes))]
+    size = entry_bytes(dtype)
+    model = _compiled(modes, batch, size, kind) if compiled else _portable(modes, batch, size, kind)
+
+    def cost(stage: Stage) -> float:
+        return model[0](stage) + (model[1](stage.first, stage.last) if merging else 0.0)
+
+    return cheapest(modes, cost, entries=scratch // size, keep=keep)
+
+
+def _compiled(modes: Modes, batch: int, size: int, kind: Kind) -> "_Model":
+    back = kind == "gradients"
+    work = costs.backward if back else costs.forward
+
+    def stage(s: Stage) -> float:
+        group = min(batch, costs.group(s.outer * s.inner * max(s.rows, s.k)))
+        matrix = size * s.rows * s.k
+        sums = costs.SUM * costs.shares(batch, matrix) * matrix if back else 0.0
+        return batch / group * work(s, group, size) + sums
+
+    @cache
+    def merging(first: int, last: int) -> float:
+        total = 0.0
+        for left, rank, right in _merges(modes, first, last):
+            total += costs.merging(left, rank, right, size)
+        return 2 * total if back else total  # the gradients go the way back
+
+    return stage, merging
+
+
+def _portable(modes: Modes, batch: int, size: int, kind: Kind) -> "_Model":
+    columns = kind == "columns"
+
+    def stage(s: Stage) -> float:
+        outer, inner = (s.outer, s.inner * batch) if columns else (s.outer * batch, s.inner)
+        rows, items = s.rows, outer
+        if inner == 1:  # one product (outer, k) @ (k, rows)
+            items, rows, inner = 1, outer, rows
+        lanes = max(VECTOR // size, 1)
+        padded = -(-inner // lanes) * lanes
+        work = 2 * rows * s.k * padded * size / FLOPS
+        moved = size * s.outer * batch * (s.rows + s.k) * s.inner / TRAFFIC
+        return STAGE + items * (ITEM + work) + moved
+
+    @cache
+    def merging(first: int, last: int) -> float:
+        total = 0.0
+        for left, rank, right in _merges(modes, first, last):
+            total += MERGE + left * right * size * (2 * rank / FLOPS + 16 / TRAFFIC)
+        return total
+
+    return stage, merging
+
+
+_Model = tuple[Callable[[Stage], float], Callable[[int, int], float]]
+
+
+def _merges(modes: Modes, first: int, last: int) -> list[tuple[int, int, int]]:
+    """The products (left, rank) @ (rank, right) that make one core of first..last-1."""
+    found = []
+    left = modes.ranks[first] * modes.rows[first] * modes.cols[first]
+    for k in range(first + 1, last):
+        right = modes.rows[k] * modes.cols[k] * modes.ranks[k + 1]
+        found.append((left, modes.ranks[k], right))
+        left *= modes.rows[k] * modes.cols[k]
+    return found
+
+
+def modes_of(shapes: tuple[tuple[int, ...], ...]) -> Modes:
+    """Row modes, column modes and ranks of cores of these shapes."""
+    rows, cols = (tuple(int(shape[axis]) for shape in shapes) for axis in (1, 2))
+    return Modes(rows, cols, (*(int(shape[0]) for shape in shapes), int(shapes[-1][3])))
+
+
+def is_possible(modes: Modes, stages: Sequence[Stage]) -> bool:
+    """Whether the stages, in this order, contract a matrix of these modes and ranks."""
+    d = len(modes.rows)
+    if not len(modes.cols) == len(modes.ranks) - 1 == d > 0 or min(map(min, modes)) < 1:
+        return False
+    if not all(0 <= s.first < s.last <= d for s in stages):
+        return False
+    from_right = [s for s in stages if s.form == 0]
+    middle = min((s.first for s in from_right), default=d)
+    expected = [right_stage(modes, (s.first, s.last)) for s in from_right]
+    expected += [left_stage(modes, (s.first, s.last), middle) for s in stages if s.form != 0]
+    bounds = [s.first for s in stages if s.form != 0] + [s.first for s in reversed(from_right)]
+    ends = [s.last for s in stages if s.form != 0] + [s.last for s in reversed(from_right)]
+    return list(stages) == expected and bounds == [0, *ends[:-1]] and ends[-1:] == [d]
+
+
+def batch_class(batch: int) -> int:
+    """The batch rounded up to a power of two, at most 4096."""
+    return int(min(1 << max(batch - 1, 0).bit_length(), 4096))
+
+
+def flops_of(stages: Sequence[Stage]) -> int:
+    """Floating-point operations for one vector, a multiply-add counted as two."""
+    return sum(2 * s.outer * s.rows * s.k * s.inner for s in stages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +194,8 @@ class Plan:
     row_modes, col_modes, ranks : tuple of int
     batch : int
     dtype : str
+    compiled : bool
+        Whether the compiled kernels serve it, or the products of the arrays' library.
     stages : tuple of Stage
     flops, bytes : int
         Floating-point operations (a multiply-add counts two, a complex one eight), and bytes read
@@ -44,7 +204,7 @@ class Plan:
     dense_flops : int
         The same for the dense matrix.
     seconds : float
-        Predicted time on one core; meant for comparing plans.
+        Predicted time on one core, meant for comparing plans; of a tuned plan the measured one.
     """
 
     row_modes: tuple[int, ...]
@@ -52,6 +212,7 @@ class Plan:
     ranks: tuple[int, ...]
     batch: int
     dtype: str
+    compiled: bool
     stages: tuple[Stage, ...]
     flops: int
     bytes: int
@@ -65,7 +226,8 @@ class Plan:
             f"TT-matrix {rows} x {cols}, batch {self.batch}, {self.dtype}: "
             f"{_count(self.flops)}flop, {_count(self.bytes)}B ({self.bytes} bytes); dense "
             f"{_count(self.dense_flops)}flop "
-            f"({_ratio(self.dense_flops, max(self.flops, 1))} x)",
+            f"({_ratio(self.dense_flops, max(self.flops, 1))} x); "
+            f"{'compiled' if self.compiled else 'portable'} kernels",
             f"{'step':>4}  {'cores':<8} {'from':<6} {'products':>10}  {'rows x k x inner':<22} "
             f"{'flop':>8}",
         ]
@@ -82,193 +244,44 @@ class Plan:
 
 
 def plan(
-    row_modes: Sequence[int],
-    col_modes: Sequence[int],
-    ranks: Sequence[int],
-    *,
-    batch: int = 1,
-    dtype: str = "float64",
+    shapes: tuple[tuple[int, ...], ...], *, batch: int, dtype: str, native: bool = True
 ) -> Plan:
-    """The plan for a TT-matrix of these modes and ranks (d + 1 of them).
+    """The plan for rows times a TT-matrix with cores of these shapes.
 
     Parameters
     ----------
-    row_modes, col_modes, ranks : sequence of int
+    shapes : tuple of (r, m, n, r')
     batch : int
         Number of vectors. The order of contraction depends on it rounded up to a power of two, so
-        that equal results
-        can be expected from nearly equal batches.
+        that equal results can be expected from nearly equal batches.
     dtype : str
+    native : bool
+        Whether it is for NumPy's arrays.
     """
-    row_modes, col_modes, ranks = tuple(row_modes), tuple(col_modes), tuple(ranks)
-    stages = choose(row_modes, col_modes, ranks, batch_class(batch), dtype, False)
+    real = dtype in {"float32", "float64"}
+    found = order(shapes, batch_class(batch), dtype, "rows", native and real)
+    return planned(modes_of(shapes), batch, dtype, found)
+
+
+def planned(modes: Modes, batch: int, dtype: str, order: Order) -> Plan:
+    """The plan of an order, its totals counted."""
     size, per = _per_entry(dtype)
-    flops = traffic = 0
-    for s in stages:
-        flops += per * s.outer * s.rows * s.k * s.inner * batch
+    flops = per // 2 * batch * flops_of(order.stages)
+    traffic = 0
+    for s in order.stages:
         traffic += size * s.outer * (s.rows + s.k) * s.inner * batch
-        merging = _merging(row_modes, col_modes, ranks, s.first, s.last)
-        flops += per * merging[0]
-        traffic += size * merging[1]
-    dense = per * math.prod(row_modes) * math.prod(col_modes) * batch
-    seconds = math.inf if dense > BEYOND else sum(_seconds(s, batch, size, False) for s in stages)
-    return Plan(row_modes, col_modes, ranks, batch, dtype, stages, flops, traffic, dense, seconds)
-
-
-def batch_class(batch: int) -> int:
-    """The batch rounded up to a power of two, at most 4096."""
-    return int(min(1 << max(batch - 1, 0).bit_length(), 4096))
-
-
-@lru_cache(maxsize=1024)
-def choose(
-    row_modes: tuple[int, ...],
-    col_modes: tuple[int, ...],
-    ranks: tuple[int, ...],
-    batch: int,
-    dtype: str,
-    columns: bool,
-) -> tuple[Stage, ...]:
-    """The stages of the cheapest plan for ``batch`` rows, or ``columns``."""
-    size = _per_entry(dtype)[0]
-    d = len(row_modes)
-    if math.prod(row_modes) * math.prod(col_modes) > BEYOND:
-        return _from_the_right(row_modes, col_modes, ranks)
-    spans = list(_spans(row_modes, col_modes, ranks, size))
-    merging = {
-        (s.first, s.last): _merge_seconds(row_modes, col_modes, ranks, s.first, s.last, size)
-        for s in spans
-    }
-
-    def cost(stage: Stage) -> float:
-        return _seconds(stage, batch, size, columns) + merging[stage.first, stage.last]
-
-    # right[i]: the cheapest way to contract cores i.. from the right
-    right: list[tuple[float, tuple[Stage, ...]]] = [(math.inf, ()) for _ in range(d)]
-    right.append((0.0, ()))
-    for s in sorted(spans, key=lambda s: -s.first):
-        stage = s._replace(
-            outer=math.prod(col_modes[: s.first]), inner=math.prod(row_modes[s.last :])
-        )
-        done, stages = right[s.last]
-        right[s.first] = min(
-            right[s.first], (done + cost(stage), (*stages, stage)), key=lambda x: x[0]
-        )
-    best = right[0]
-    for middle in range(1, d + 1):
-        if row_modes[middle - 1] == col_modes[middle - 1] == 1:
-            continue  # a core that is a matrix between two bonds: no new place to meet
-        left: list[tuple[float, tuple[Stage, ...]]] = [(0.0, ())]
-        left += [(math.inf, ()) for _ in range(middle)]
-        for s in spans:
-            if s.last > middle or left[s.first][0] + right[middle][0] >= best[0]:
-                continue
-            stage = _left_stage(s, row_modes, col_modes, ranks, middle)
-            done, stages = left[s.first]
-            left[s.last] = min(
-                left[s.last], (done + cost(stage), (*stages, stage)), key=lambda x: x[0]
-            )
-        total = left[middle][0] + right[middle][0]
-        if total < best[0]:
-            best = total, (*right[middle][1], *left[middle][1])
-    return best[1]
-
-
-def _spans(
-    row_modes: tuple[int, ...], col_modes: tuple[int, ...], ranks: tuple[int, ...], size: int
-) -> Iterator[Stage]:
-    """All supercores that fit the scratch, by their first core.
-
-    The sizes are those of form 0, outer and inner still open.
-    """
-    d = len(row_modes)
-    for first in range(d):
-        m = n = 1
-        for last in range(first + 1, min(first + LONGEST, d) + 1):
-            m, n = m * row_modes[last - 1], n * col_modes[last - 1]
-            if last > first + 1 and ranks[first] * m * n * ranks[last] * size > SCRATCH:
-                break
-            yield Stage(first, last, 0, 0, ranks[first] * m, n * ranks[last], 0)
-
-
-def _from_the_right(
-    row_modes: tuple[int, ...], col_modes: tuple[int, ...], ranks: tuple[int, ...]
-) -> tuple[Stage, ...]:
-    """One core after the other: for matrices whose vectors fit no memory, so that no order pays."""
-    return tuple(
-        _right_stage(
-            Stage(k, k + 1, 0, 0, ranks[k] * row_modes[k], col_modes[k] * ranks[k + 1], 0),
-            row_modes,
-            col_modes,
-        )
-        for k in reversed(range(len(row_modes)))
+        for left, rank, right in _merges(modes, s.first, s.last):
+            flops += per * left * rank * right
+            traffic += 4 * size * left * right  # written, then read and written in another order
+    dense = per * math.prod(modes.rows) * math.prod(modes.cols) * batch
+    return Plan(
+        *modes, batch, dtype, order.compiled, order.stages, flops, traffic, dense, order.seconds
     )
 
 
-def _right_stage(s: Stage, row_modes: tuple[int, ...], col_modes: tuple[int, ...]) -> Stage:
-    return s._replace(outer=math.prod(col_modes[: s.first]), inner=math.prod(row_modes[s.last :]))
-
-
-def _left_stage(
-    s: Stage,
-    row_modes: tuple[int, ...],
-    col_modes: tuple[int, ...],
-    ranks: tuple[int, ...],
-    middle: int,
-) -> Stage:
-    outer = math.prod(row_modes[: s.first])
-    m, n = s.rows // ranks[s.first], s.k // ranks[s.last]
-    behind = math.prod(row_modes[middle:])
-    if s.last == middle:
-        return s._replace(
-            form=2, outer=outer, rows=m, k=ranks[s.first] * n * ranks[middle], inner=behind
-        )
-    ahead = math.prod(col_modes[s.last : middle]) * ranks[middle]
-    return s._replace(
-        form=1, outer=outer, rows=m * ranks[s.last], k=ranks[s.first] * n, inner=ahead * behind
-    )
-
-
-def _seconds(s: Stage, batch: int, size: int, columns: bool) -> float:
-    outer, inner = (s.outer, s.inner * batch) if columns else (s.outer * batch, s.inner)
-    rows = s.rows
-    items = outer
-    if inner == 1:  # one product (outer, k) @ (k, rows)
-        items, rows, inner = 1, outer, rows
-    lanes = max(VECTOR // size, 1)
-    padded = -(-inner // lanes) * lanes
-    work = 2 * rows * s.k * padded * size / FLOPS
-    return (
-        STAGE
-        + items * (ITEM + work)
-        + size * outer * (s.rows + s.k) * (s.inner * batch if columns else s.inner) / TRAFFIC
-    )
-
-
-def _merging(
-    row_modes: Sequence[int], col_modes: Sequence[int], ranks: Sequence[int], first: int, last: int
-) -> tuple[int, int]:
-    """Multiply-adds and entries moved when cores first..last-1 become one."""
-    products = entries = 0
-    m, n = row_modes[first], col_modes[first]
-    for k in range(first + 1, last):
-        m, n = m * row_modes[k], n * col_modes[k]
-        made = ranks[first] * m * n * ranks[k + 1]
-        products += made * ranks[k]
-        entries += 4 * made  # written, then read and written once more in the order of the stage
-    return products, entries
-
-
-def _merge_seconds(
-    row_modes: tuple[int, ...],
-    col_modes: tuple[int, ...],
-    ranks: tuple[int, ...],
-    first: int,
-    last: int,
-    size: int,
-) -> float:
-    products, entries = _merging(row_modes, col_modes, ranks, first, last)
-    return (last - first - 1) * MERGE + 2 * products * size / FLOPS + 4 * entries * size / TRAFFIC
+def entry_bytes(dtype: str) -> int:
+    """Bytes of an entry."""
+    return _per_entry(dtype)[0]
 
 
 def _per_entry(dtype: str) -> tuple[int, int]:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 import ttcore as tt
-from ttcore.planner import batch_class, choose
 
 PACKAGES = {  # module: distribution
     "torch": "torch",
@@ -104,8 +103,7 @@ def premerged_chain(matrix: tt.TTMatrix, batch: int) -> Layer:
 
 
 def _planned(matrix: tt.TTMatrix, batch: int) -> Sequence[Any]:
-    sizes = matrix.row_modes, matrix.col_modes, matrix.ranks
-    return choose(*sizes, batch_class(batch), matrix.dtype.name, False)
+    return matrix.plan(batch=batch).stages
 
 
 _AXES = {0: (0, 1, 2, 3), 1: (1, 3, 0, 2), 2: (1, 0, 2, 3)}  # of (r, m, n, r'), by form

@@ -6,23 +6,22 @@ stages while its state is in the cache; the order of additions is fixed by shape
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ttcore.kernels.cpu import merging
+from ttcore.kernels.cpu import costs, merging
 from ttcore.kernels.cpu import stages as programs
 from ttcore.kernels.cpu.buffers import give, take
-from ttcore.kernels.cpu.pool import run_blocks
+from ttcore.kernels.cpu.pool import run_blocks, usable_cpus
 from ttcore.typing import Cores, Stage
 
 GRAIN = 10**7  # flops of a block: about 100 us
 COLUMNS = 16  # so many columns become rows at a time: those of a cache line of float32
+COLUMN_ENTRIES = 2**18  # fewer where they are long
 LINE_ENTRIES = 16  # of float32 in a cache line: matrices and states begin at one
-SHARES = 16  # at most so many partial sums of the gradients
-SHARE_BYTES = 2**21  # and at most so much memory for them
 
 Array = np.ndarray[Any, Any]
 
@@ -37,6 +36,7 @@ class Tables(NamedTuple):
     mats: int
     supercore: int
     prefixes: int
+    group: int
     state: int
     states: int
     rows_out: int
@@ -52,10 +52,13 @@ def _tables(shapes: tuple[tuple[int, ...], ...], stages: tuple[Stage, ...]) -> T
         vector, entries = s.inner == 1, _padded(s.rows * s.k)
         sizes = (vector, s.outer, s.rows, s.k, s.inner)
         where = (mats, mats + entries * vector, s.first, s.last, s.form, states)
-        rows.append((*sizes, *where, _gradient(s)))
+        ways = costs.gradient_ways(s, 4)
+        rows.append((*sizes, *where, ways.index(min(ways))))
         mats += entries * (1 + vector)
         states += _padded(s.outer * s.k * s.inner) if t else 0
     last = stages[-1]
+    state = _padded(max(s.outer * s.inner * max(s.rows, s.k) for s in stages))
+    group = costs.group(state)
     begins = tuple(accumulate((math.prod(shape) for shape in shapes[:-1]), initial=0))
     merges = [_merges(shapes[s.first : s.last]) for s in stages]
     return Tables(
@@ -66,27 +69,12 @@ def _tables(shapes: tuple[tuple[int, ...], ...], stages: tuple[Stage, ...]) -> T
         mats,
         max(max(sizes) for sizes in merges),
         max(sum(sizes[1:-1]) for sizes in merges),
-        _padded(max(s.outer * s.inner * max(s.rows, s.k) for s in stages)),
-        states,
+        group,
+        group * state,
+        group * states,
         last.outer * last.rows * last.inner,
         sum(2 * s.outer * s.rows * s.k * s.inner for s in stages),
     )
-
-
-def _gradient(s: Stage) -> int:
-    """The cheapest way to the gradient of A, by cycles of float32 in a rough model."""
-    lanes = LINE_ENTRIES
-
-    def turned(n: int, m: int) -> float:
-        return s.outer * (m * -(-n // lanes) * (s.inner + 3) + 0.4 * n * s.inner)
-
-    tiles = -(-s.rows // 4) * 4 * -(-s.k // 4) * 4
-    ways = {
-        merging.DOTS: 1.3 * s.outer * tiles * -(-s.inner // lanes) + 12 * s.rows * s.k,
-        merging.TURN_STATE: turned(s.k, s.rows),
-        merging.TURN_RESULT: turned(s.rows, s.k),
-    }
-    return min(ways, key=ways.__getitem__)
 
 
 def _padded(entries: int) -> int:
@@ -104,40 +92,86 @@ def _merges(shapes: Sequence[tuple[int, ...]]) -> list[int]:
     return sizes
 
 
-def matvec(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
+class Prepared(NamedTuple):
+    """A chain's tables and the matrices of its stages."""
+
+    info: Tables
+    mats: Array
+
+
+def matvec(cores: Cores, x: Array, stages: Sequence[Stage], workers: int | None = None) -> Array:
     """See the twin; cores and x of one dtype, float32 or float64."""
+    return apply(prepare(cores, stages), x, stages, workers)
+
+
+def prepare(cores: Cores, stages: Sequence[Stage]) -> Any:
+    """See the twin."""
     info = _tables(tuple(core.shape for core in cores), tuple(stages))
+    flat = _flat(cores)
+    return Prepared(info, _matrices(flat.dtype.type(0), info, flat))
+
+
+def apply(matrices: Any, x: Array, stages: Sequence[Stage], workers: int | None = None) -> Array:
+    """See the twin."""
+    info, mats = matrices
     zero, x = x.dtype.type(0), _plain(x)
-    mats = _matrices(zero, info, _flat(cores))
     y = np.empty((x.shape[0], info.rows_out), x.dtype)
+    if info.flops >= 2 * GRAIN and x.shape[0] < (workers or usable_cpus()):
+        _stage_by_stage(matrices, x, y, stages, workers)
+        return y
 
     def block(first: int, last: int) -> None:
         scratch = take(2 * info.state, x.dtype)
-        programs.forward(zero, info.table, mats, x, y, first, last, scratch, info.state)
+        programs.forward(zero, info.table, mats, x, y, first, last, scratch, info.state, info.group)
         give(scratch)
 
-    run_blocks(block, x.shape[0], max(1, GRAIN // info.flops))
+    grain = info.group * max(1, GRAIN // info.flops // info.group)
+    run_blocks(block, x.shape[0], grain, workers)
     return y
 
 
-def matmat(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
+def _stage_by_stage(
+    matrices: Prepared, x: Array, y: Array, stages: Sequence[Stage], workers: int | None
+) -> None:
+    """The rows of x, few and long, each shared by all workers: same products, same bits."""
+    info, mats = matrices
+    zero, batch = x.dtype.type(0), x.shape[0]
+    half = batch * info.state // info.group
+    scratch = take(2 * half, x.dtype)
+    state = x.reshape(-1)
+    for t, stage in enumerate(stages):
+        new = y.reshape(-1) if t == len(stages) - 1 else scratch[(t % 2) * half :]
+
+        block = partial(programs.part, zero, info.table[t], mats, state, new)
+        count = batch * stage.outer
+        pieces = max(1, 2 * count * stage.rows * stage.k * stage.inner // (GRAIN // 2))
+        run_blocks(block, count, -(-count // pieces), workers)
+        state = new
+    give(scratch)
+
+
+def matmat(cores: Cores, x: Array, stages: Sequence[Stage], workers: int | None = None) -> Array:
     """See the twin; cores and x of one dtype, float32 or float64."""
-    info = _tables(tuple(core.shape for core in cores), tuple(stages))
+    info, mats = prepare(cores, stages)
     zero, x = x.dtype.type(0), _plain(x)
-    mats = _matrices(zero, info, _flat(cores))
     y = np.empty((info.rows_out, x.shape[1]), x.dtype)
 
+    length = x.shape[0] + info.rows_out
+    width = max(COLUMNS // 4, min(COLUMNS, COLUMN_ENTRIES // length))
+
     def block(first: int, last: int) -> None:
-        scratch = take(2 * info.state + COLUMNS * (x.shape[0] + info.rows_out), x.dtype)
-        programs.columns(zero, info.table, mats, x, y, first, last, scratch, info.state, COLUMNS)
+        scratch = take(2 * info.state + width * length, x.dtype)
+        programs.columns(
+            zero, info.table, mats, x, y, first, last, scratch, info.state, info.group, width
+        )
         give(scratch)
 
-    run_blocks(block, x.shape[1], COLUMNS * max(1, GRAIN // info.flops // COLUMNS))
+    run_blocks(block, x.shape[1], width * max(1, GRAIN // info.flops // width), workers)
     return y
 
 
 def matvec_backward(
-    cores: Cores, x: Array, gy: Array, stages: Sequence[Stage]
+    cores: Cores, x: Array, gy: Array, stages: Sequence[Stage], workers: int | None = None
 ) -> tuple[Array, Cores]:
     """See the twin; all of one dtype, float32 or float64."""
     shapes = tuple(core.shape for core in cores)
@@ -146,25 +180,28 @@ def matvec_backward(
     mats = _matrices(zero, info, flat)
     batch = x.shape[0]
     gx = np.empty(x.shape, x.dtype)
-    shares = max(1, min(SHARES, batch, SHARE_BYTES // mats.nbytes))
+    shares = costs.shares(batch, mats.nbytes)
     share = -(-batch // shares) if batch else 1
-    partial = np.zeros((shares, mats.size), x.dtype)
+    kept = take(shares * mats.size, x.dtype)
+    sums = kept[: shares * mats.size].reshape(shares, mats.size)
+    sums.fill(0)
 
     def block(first: int, last: int) -> None:
         scratch = take(3 * info.state + info.states, x.dtype)
         for s in range(first, last):
             programs.backward(
-                zero, info.table, mats, x, gy, gx, partial[s],
-                s * share, min((s + 1) * share, batch), scratch, info.state,
+                zero, info.table, mats, x, gy, gx, sums[s],
+                s * share, min((s + 1) * share, batch), scratch, info.state, info.group,
             )  # fmt: skip
         give(scratch)
 
-    run_blocks(block, shares, max(1, GRAIN // (3 * info.flops * share)))
+    run_blocks(block, shares, max(1, GRAIN // (3 * info.flops * share)), workers)
     gflat = np.empty_like(flat)
     merging.spread(
-        zero, flat, info.shapes, info.starts, info.table, info.supercore, info.prefixes, partial,
+        zero, flat, info.shapes, info.starts, info.table, info.supercore, info.prefixes, sums,
         gflat,
     )  # fmt: skip
+    give(kept)
     found = []
     for start, shape in zip(info.begins, shapes, strict=True):
         found.append(gflat[start : start + math.prod(shape)].reshape(shape))

@@ -21,16 +21,19 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def run_blocks(block: Callable[[int, int], None], count: int, grain: int) -> None:
+def run_blocks(
+    block: Callable[[int, int], None], count: int, grain: int, workers: int | None = None
+) -> None:
     """Call ``block(first, last)`` for ranges of at most ``grain`` that cover range(count).
 
-    An exception in a block is raised here, after all others have ended.
+    By at most ``workers`` threads, the caller's among them; the default is `usable_cpus`. An
+    exception in a block is raised here, after all others have ended.
     """
     ranges = [(first, min(first + grain, count)) for first in range(0, count, grain)]
     if len(ranges) == 1:
         block(*ranges[0])
         return
-    helpers = min(usable_cpus(), len(ranges)) - 1
+    helpers = min(workers or usable_cpus(), len(ranges)) - 1
     rest = iter(ranges)
 
     def work() -> None:

@@ -25,35 +25,37 @@ from ttcore.kernels.cpu.simd import entry_bytes, turn
 
 
 @compiled
-def advance(zero, stage, base, source, target):
-    """One stage of one row: addresses of the matrices, of the state, and of the next state."""
+def advance(zero, stage, base, source, target, first, last):
+    """Products first..last-1 of a stage: addresses of matrices, of the state, of the next state."""
     size = entry_bytes(zero)
-    outer, rows, k, inner = stage[OUTER], stage[ROWS], stage[K], stage[INNER]
+    rows, k, inner = stage[ROWS], stage[K], stage[INNER]
     if stage[VECTOR]:
         matrix = np.uintp(base + stage[TURNED] * size)
-        gemm(zero, outer, rows, k, source, k, 1, matrix, rows, target, rows, False)
+        source, target = np.uintp(source + first * k * size), np.uintp(target + first * rows * size)
+        gemm(zero, last - first, rows, k, source, k, 1, matrix, rows, target, rows, False)
         return
     matrix = np.uintp(base + stage[AT] * size)
-    for o in range(outer):
+    for o in range(first, last):
         state = np.uintp(source + o * k * inner * size)
         new = np.uintp(target + o * rows * inner * size)
         gemm(zero, rows, inner, k, matrix, k, 1, state, inner, new, inner, False)
 
 
 @compiled
-def forward(zero, table, mats, x, y, first, last, scratch, largest):
-    """Rows first..last-1 of y = x W^T.
+def forward(zero, table, mats, x, y, first, last, scratch, largest, group):
+    """Rows first..last-1 of y = x W^T, ``group`` at a time.
 
     Contract
         x, y     (batch, N), (batch, M), C-contiguous
-        largest  entries of the largest state of one row
+        largest  entries of the largest state of a group
         scratch  2 largest
     """
     size = entry_bytes(zero)
     stages = table.shape[0]
     base, place = np.uintp(mats.ctypes.data), np.uintp(scratch.ctypes.data)
     half = largest * size
-    for b in range(first, last):
+    for b in range(first, last, group):
+        count = min(group, last - b)
         source = np.uintp(x.ctypes.data + b * x.shape[1] * size)
         for t in range(stages):
             target = (
@@ -61,12 +63,21 @@ def forward(zero, table, mats, x, y, first, last, scratch, largest):
                 if t == stages - 1
                 else np.uintp(place + (t % 2) * half)
             )
-            advance(zero, table[t], base, source, target)
+            advance(zero, table[t], base, source, target, 0, count * table[t, OUTER])
             source = target
 
 
 @compiled
-def columns(zero, table, mats, x, y, first, last, scratch, largest, width):
+def part(zero, stage, mats, state, new, first, last):
+    """Products first..last-1 of one stage of all rows, from one flat array into another."""
+    base = np.uintp(mats.ctypes.data)
+    advance(
+        zero, stage, base, np.uintp(state.ctypes.data), np.uintp(new.ctypes.data), first, last
+    )  # fmt: skip
+
+
+@compiled
+def columns(zero, table, mats, x, y, first, last, scratch, largest, group, width):
     """Columns first..last-1 of y = W x, ``width`` at a time turned into rows and back.
 
     Contract
@@ -81,16 +92,16 @@ def columns(zero, table, mats, x, y, first, last, scratch, largest, width):
         count = min(width, last - start)
         source, target = np.uintp(x.ctypes.data + start * size), np.uintp(rows.ctypes.data)
         turn(zero, n, count, source, batch, target, n)
-        forward(zero, table, mats, rows, results, 0, count, scratch, largest)
+        forward(zero, table, mats, rows, results, 0, count, scratch, largest, group)
         source, target = np.uintp(results.ctypes.data), np.uintp(y.ctypes.data + start * size)
         turn(zero, count, m, source, m, target, batch)
 
 
 @compiled
-def retreat(zero, stage, base, gbase, state, g, new, spare):
-    """Gradients through one stage of one row: of its matrix, added, and of the state it read."""
+def retreat(zero, stage, base, gbase, state, g, new, spare, outer):
+    """Gradients through a stage of ``outer`` products: of its matrix, added, and of the state."""
     size = entry_bytes(zero)
-    outer, rows, k, inner = stage[OUTER], stage[ROWS], stage[K], stage[INNER]
+    rows, k, inner = stage[ROWS], stage[K], stage[INNER]
     matrix, gradient = np.uintp(base + stage[AT] * size), np.uintp(gbase + stage[AT] * size)
     if stage[VECTOR]:
         gemm(zero, k, rows, outer, state, 1, k, g, rows, gradient, rows, True)
@@ -115,12 +126,12 @@ def retreat(zero, stage, base, gbase, state, g, new, spare):
 
 
 @compiled
-def backward(zero, table, mats, x, gy, gx, gmats, first, last, scratch, largest):
+def backward(zero, table, mats, x, gy, gx, gmats, first, last, scratch, largest, group):
     """Rows first..last-1 of gx = gy W, and their share of the gradients of the matrices.
 
     Contract
-        largest  entries of the largest state of one row
-        scratch  3 largest, and all states of one row but the first
+        largest  entries of the largest state of a group of rows
+        scratch  3 largest, and all states of a group but the first
         gmats    like mats, added to; transposed where the table says so
     """
     size = entry_bytes(zero)
@@ -128,20 +139,21 @@ def backward(zero, table, mats, x, gy, gx, gmats, first, last, scratch, largest)
     base, gbase = np.uintp(mats.ctypes.data), np.uintp(gmats.ctypes.data)
     place, half = np.uintp(scratch.ctypes.data), largest * size
     spare, states = np.uintp(place + 2 * half), np.uintp(place + 3 * half)
-    for b in range(first, last):
+    for b in range(first, last, group):
+        count = min(group, last - b)
         start = np.uintp(x.ctypes.data + b * x.shape[1] * size)
         source = start
         for t in range(stages - 1):
-            target = np.uintp(states + table[t + 1, STATE] * size)
-            advance(zero, table[t], base, source, target)
+            target = np.uintp(states + group * table[t + 1, STATE] * size)
+            advance(zero, table[t], base, source, target, 0, count * table[t, OUTER])
             source = target
         g = np.uintp(gy.ctypes.data + b * gy.shape[1] * size)
         for t in range(stages - 1, -1, -1):
             if t:
-                state = np.uintp(states + table[t, STATE] * size)
+                state = np.uintp(states + group * table[t, STATE] * size)
                 new = np.uintp(place + (t % 2) * half)
             else:
                 state = start
                 new = np.uintp(gx.ctypes.data + b * gx.shape[1] * size)
-            retreat(zero, table[t], base, gbase, state, g, new, spare)
+            retreat(zero, table[t], base, gbase, state, g, new, spare, count * table[t, OUTER])
             g = new

@@ -8,6 +8,7 @@ no transpositions. The stages come from ``planner.plan``. Callers: ``linear``. O
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,15 +20,25 @@ from ttcore.typing import Array, Cores, Stage
 CHUNK_BYTES = 2**22  # states of one chunk of rows stay within the cache
 
 
-def matvec(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
+def matvec(cores: Cores, x: Array, stages: Sequence[Stage], workers: int | None = None) -> Array:
     """Rows of ``x`` times the transposed matrix.
 
     Contract
         cores  (r, m, n, r') each, dtype of x
         x      (batch, N)    batch >= 0
+        workers  threads; the products of an array library use its own
         result (batch, M)
     """
-    matrices = [_matrix(cores, stage) for stage in stages]
+    return apply(prepare(cores, stages), x, stages, workers)
+
+
+def prepare(cores: Cores, stages: Sequence[Stage]) -> Any:
+    """The matrices of all stages: what `apply` needs, cores merged."""
+    return [_matrix(cores, stage) for stage in stages]
+
+
+def apply(matrices: Any, x: Array, stages: Sequence[Stage], workers: int | None = None) -> Array:
+    """`matvec` with what `prepare` made."""
 
     def rows(first: int, last: int) -> Array:
         state = x[first:last, :]
@@ -44,7 +55,7 @@ def matvec(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
     return y
 
 
-def matmat(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
+def matmat(cores: Cores, x: Array, stages: Sequence[Stage], workers: int | None = None) -> Array:
     """The matrix times the columns of ``x``.
 
     Contract
@@ -69,7 +80,7 @@ def matmat(cores: Cores, x: Array, stages: Sequence[Stage]) -> Array:
 
 
 def matvec_backward(
-    cores: Cores, x: Array, gy: Array, stages: Sequence[Stage]
+    cores: Cores, x: Array, gy: Array, stages: Sequence[Stage], workers: int | None = None
 ) -> tuple[Array, Cores]:
     """Gradients of ``matvec``; the states are computed again, chunk by chunk.
 
