@@ -28,7 +28,7 @@ _OPTIONAL = (
 _SETTINGS = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS",
     "NUMBA_CACHE_DIR", "NUMBA_CPU_NAME", "NUMBA_DISABLE_JIT", "NUMBA_ENABLE_CUDASIM",
-    "CUDA_VISIBLE_DEVICES",
+    "TTCORE_CACHE_DIR", "CUDA_VISIBLE_DEVICES",
 )  # fmt: skip
 # widest first: features by the names of LLVM, and by those of NumPy
 _VECTORS = (
@@ -206,11 +206,10 @@ def _numba() -> dict[str, Any]:
 
 
 def _cache_folder() -> str:
-    """Where Numba keeps what it compiled of the kernels; a home folder is written ``~``."""
-    from ttcore.kernels.dispatch import tsqr
+    """Where compiled kernels are kept; a home folder is written ``~``."""
+    from ttcore.kernels.cpu.cache import folder
 
-    cache = import_module("numba.core.caching").FunctionCache(tsqr.r_factor)
-    path, home = str(cache.cache_path), str(Path.home())
+    path, home = str(folder()), str(Path.home())
     return "~" + path[len(home) :] if path.startswith(home + os.sep) else path
 
 

@@ -1,10 +1,11 @@
 """P1, P2 and P2b: layers forward, and forward with gradients."""
 
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from table import UNCLEAR, Row, best, compare
 from timing import ROUNDS, Timing, in_turns, peak_bytes
 
 import ttcore as tt
+from ttcore.planner import SCRATCH
 
 VGG = (4, 4, 4, 4, 4, 4), (2, 7, 8, 8, 7, 4)
 EVEN = (4, 8, 8, 4), (4, 8, 8, 4)
@@ -153,7 +155,8 @@ def _vgg(quick: bool, say: Callable[[str], None]) -> Iterator[Row]:
             yield compare(target_id, work, timings, "merged beforehand", None, label=label)
         if target_id == "P2" and sys.platform == "linux":
             names = [best(timings, PLAIN), best(timings, MERGED)]
-            yield from _memory(batch, [name for name in names if name is not None])
+            peers = [name for name in names if name is not None]
+            yield from _memory("P2", "VGG layer", VGG, 4, batch, peers)
 
 
 def _premerged(matrix: tt.TTMatrix, x: np.ndarray) -> Callable[[], Any]:
@@ -195,12 +198,18 @@ def _listed(quick: bool, say: Callable[[str], None]) -> Iterator[Row]:
             say(_all(timings))
             if batch >= 100:
                 still = {key for key, t in timings.items() if len(t.samples) > 1}
-            others = [key for key in timings if key != "ttcore"]
+            allowed = 4 * matrix.size <= SCRATCH  # the memory rule: no larger dense matrix is built
+            others = [k for k in timings if k != "ttcore" and (allowed or k not in DENSE)]
             target = "≥ 1, never < 0.91 ×"
             yield compare("P2b", work, timings, best(timings, others), 0.91, target=target)
-            if modes in (EVEN, FINE) and batch >= 100 and best(timings, DENSE):
-                dense = best(timings, DENSE)
+            dense = best(timings, DENSE)
+            if dense and not allowed and batch < 100:
+                label = f"{dense}, beyond the memory rule"
+                yield compare("P2b", work, timings, dense, None, label=label)
+            if modes in (EVEN, FINE) and batch >= 100 and dense:
                 yield compare("P2b", work, timings, dense, 1.0, target="> 1 ×")
+            if batch in (100, 512) and not quick and sys.platform == "linux":
+                yield from _memory("P2b", name, modes, rank, batch, (PLAIN[0], PLAIN[2]))
             if batch == 100 and (modes == ODD or (modes == VGG and rank == 4)):
                 yield _share(work, matrix, batch, timings["ttcore"], peak, modes)
 
@@ -233,32 +242,36 @@ def _share(
     )
 
 
-def _memory(batch: int, names: list[str]) -> Iterator[Row]:
-    found = {name: extra_memory(name, batch) for name in ["ttcore", *names]}
+def _memory(
+    target_id: str, name: str, modes: Any, rank: int, batch: int, peers: Sequence[str]
+) -> Iterator[Row]:
+    found = {key: extra_memory(key, modes, rank, batch) for key in ["ttcore", *peers]}
     ours = found["ttcore"]
     limit = 2 * (os.cpu_count() or 1)
-    for name in names:
+    judged = target_id == "P2"
+    for key in peers:
         yield Row(
-            "P2",
-            f"VGG layer, batch {batch}, forward + backward: memory beyond arguments, results",
-            name,
-            f"{found[name]:.3g} MiB",
+            target_id,
+            f"{name}, batch {batch}, forward + backward: memory beyond arguments, results",
+            key,
+            f"{found[key]:.3g} MiB",
             f"{ours:.3g} MiB",
-            f"{found[name] / ours:.3g}" if ours else "–",
-            f"≤ 2 MiB a worker ({limit} MiB)",
-            "yes" if ours <= limit else "no",
+            f"{found[key] / ours:.3g}" if ours else "–",
+            f"≤ 2 MiB a worker ({limit} MiB)" if judged else "–",
+            ("yes" if ours <= limit else "no") if judged else "–",
         )
 
 
-def extra_memory(name: str, batch: int) -> float:
+def extra_memory(name: str, modes: Any, rank: int, batch: int) -> float:
     """MiB at the peak beyond x, gy, y, gx and the gradients, in a process of its own."""
-    command = [sys.executable, __file__, name, str(batch)]
+    task = json.dumps([name, modes, rank, batch])
+    command = [sys.executable, __file__, task]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return int(done.stdout.split()[-1]) / 2**20
 
 
-def _child(name: str, batch: int) -> None:
-    matrix = made(VGG, 4)
+def _child(name: str, modes: Any, rank: int, batch: int) -> None:
+    matrix = made(modes, rank)
     calls = []
     for count in (2, 3, batch):
         x, gy = rows(count, matrix.shape[1]), rows(count, matrix.shape[0])
@@ -270,4 +283,4 @@ def _child(name: str, batch: int) -> None:
 
 
 if __name__ == "__main__":
-    _child(sys.argv[1], int(sys.argv[2]))
+    _child(*json.loads(sys.argv[1]))

@@ -22,7 +22,7 @@ from ttcore.kernels.cpu.target import features
 
 @lru_cache
 def folder() -> Path:
-    """Where compiled kernels are kept: TTCORE_CACHE_DIR, or the user's cache folder."""
+    """Where compiled kernels are kept: TTCORE_CACHE_DIR, NUMBA_CACHE_DIR, or the user's cache."""
     stamp = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         stamp.update(path.read_bytes())
@@ -38,7 +38,7 @@ def folder() -> Path:
 
 
 def _root() -> Path:
-    if chosen := os.environ.get("TTCORE_CACHE_DIR"):
+    if chosen := os.environ.get("TTCORE_CACHE_DIR") or config.CACHE_DIR:
         return Path(chosen)
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "ttcore"
