@@ -19,7 +19,7 @@ from numba import njit
 
 import ttcore as tt
 from ttcore.kernels.cpu import chain as cpu
-from ttcore.kernels.cpu import pool, target
+from ttcore.kernels.cpu import pool, target, team
 from ttcore.kernels.cpu.gemm import gemm, gemm_nt
 from ttcore.kernels.cpu.simd import turn
 from ttcore.kernels.portable import chain as portable
@@ -427,6 +427,81 @@ def test_eight_concurrent_callers_get_the_right_answers():
     assert wrong == []
 
 
+HALVED = ((4, 4, 4, 4, 4), (3, 7, 8, 5, 7), 4)  # a row of a million flops: two threads share it
+
+
+def halved_layer(dtype=np.float32):
+    rows_, cols, rank = HALVED
+    return tt.random_matrix(rows_, cols, rank, rng=0, dtype=dtype)
+
+
+def both_ways(W, x, gy, workers):
+    y = tt.linear.matvec(W.cores, x, workers=workers)
+    gx, gcores = tt.linear.matvec_backward(W.cores, x, gy, workers=workers)
+    return [a.tobytes() for a in (y, gx, *gcores)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_row_shared_by_two_threads_has_the_same_bits(dtype):
+    """Calls that come fast find the helper awake; which half it takes differs from call to call."""
+    W = halved_layer(dtype)
+    x, gy = rows(1, W.shape[1], dtype), rows(1, W.shape[0], dtype)
+    stages = W.plan().stages
+    assert cpu.prepare(W.cores, stages).info.halved > 0
+    want = both_ways(W, x, gy, 1)
+    for _ in range(300):
+        assert both_ways(W, x, gy, 2) == want
+    gx, gcores = tt.linear.matvec_backward(W.cores, x, gy)
+    for got, twin in zip(
+        [tt.linear.matvec(W.cores, x), gx, *gcores],
+        [
+            portable.matvec(W.cores, x, stages),
+            *flat(portable.matvec_backward(W.cores, x, gy, stages)),
+        ],
+        strict=True,
+    ):
+        np.testing.assert_allclose(
+            got, twin, rtol=0, atol=200 * np.finfo(dtype).eps * np.abs(twin).max()
+        )
+
+
+def flat(pair):
+    return [pair[0], *pair[1]]
+
+
+def test_the_helper_takes_part():
+    """It does: among calls that come fast some half is not the caller's."""
+    W = halved_layer()
+    x = rows(1, W.shape[1])
+    tt.linear.matvec(W.cores, x, workers=2)
+    board = team.board_for(x.dtype, 2)
+    entered = 0
+    for _ in range(20_000):
+        tt.linear.matvec(W.cores, x, workers=2)
+        entered += board[team.AWAKE]
+        if entered > 1000:
+            return
+    raise AssertionError("nobody woke up")
+
+
+def test_many_callers_of_single_rows_get_the_right_answers():
+    """One of them has the board; the others work alone."""
+    W = halved_layer()
+    x, gy = rows(1, W.shape[1]), rows(1, W.shape[0])
+    want = both_ways(W, x, gy, 2)
+    wrong = []
+
+    def call():
+        wrong.extend(1 for _ in range(100) if both_ways(W, x, gy, 2) != want)
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
 def test_an_exception_in_a_block_reaches_the_caller():
     def block(first, last):
         raise ZeroDivisionError(f"{first} {last}")
@@ -439,7 +514,9 @@ def test_an_exception_in_a_block_reaches_the_caller():
 
 
 def _child(queue):
+    W = halved_layer()
     queue.put(layer().apply(rows(200)).tobytes())
+    queue.put([W.apply(rows(1, W.shape[1])).tobytes() for _ in range(200)])
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -449,11 +526,14 @@ def test_children_compute_after_fork_and_spawn(method):
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {method} on this system")
     want = layer().apply(rows(200)).tobytes()  # the parent's pool is alive
+    W = halved_layer()
+    single = [W.apply(rows(1, W.shape[1])).tobytes() for _ in range(200)]  # and its helper
     context = multiprocessing.get_context(method)
     queue = context.Queue()
     child = context.Process(target=_child, args=(queue,))
     child.start()
     assert queue.get(timeout=120) == want
+    assert queue.get(timeout=120) == single
     child.join(timeout=60)
     assert child.exitcode == 0
 

@@ -1,6 +1,7 @@
 """Contenders timed in turns, in one process and one run; peak memory of one call."""
 
 import ctypes
+import gc
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -55,6 +56,8 @@ def in_turns(
         first[name] = time.perf_counter() - start
     check(answers)
     answers.clear()
+    gc.collect()
+    gc.freeze()  # else searching what a compiler left behind is part of somebody's time
     for name, call in contenders.items():
         if first[name] < 2.0:  # else the warm-up is small beside the work
             first[name] = min(_slice(call, 1)[0] for _ in range(3))

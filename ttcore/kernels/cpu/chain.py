@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ttcore.kernels.cpu import costs, merging
+from ttcore.kernels.cpu import costs, merging, team
 from ttcore.kernels.cpu import stages as programs
 from ttcore.kernels.cpu.buffers import give, take
 from ttcore.kernels.cpu.pool import run_blocks, usable_cpus
@@ -21,6 +21,8 @@ from ttcore.typing import Cores, Stage
 GRAIN = 10**7  # flops of a block: about 100 us
 COLUMNS = 16  # so many columns become rows at a time: those of a cache line of float32
 COLUMN_ENTRIES = 2**18  # fewer where they are long
+LEAST = 10**6  # flops of a single row that two threads share
+WORTHWHILE = 0.75  # of the time of one thread
 LINE_ENTRIES = 16  # of float32 in a cache line: matrices and states begin at one
 
 Array = np.ndarray[Any, Any]
@@ -41,6 +43,8 @@ class Tables(NamedTuple):
     states: int
     rows_out: int
     flops: int
+    halved: int
+    half: int
 
 
 @lru_cache(maxsize=1024)
@@ -74,6 +78,25 @@ def _tables(shapes: tuple[tuple[int, ...], ...], stages: tuple[Stage, ...]) -> T
         group * states,
         last.outer * last.rows * last.inner,
         sum(2 * s.outer * s.rows * s.k * s.inner for s in stages),
+        *_halves(stages),
+    )
+
+
+def _halves(stages: Sequence[Stage]) -> tuple[int, int]:
+    """How many stages two threads halve for one row, and the largest state of a half; or 0, 0."""
+    flops = [2 * s.outer * s.rows * s.k * s.inner for s in stages]
+    ways = [(1.0, 0)]
+    for t, s in enumerate(stages[: team.LONGEST]):
+        if s.form != 0 or s.outer < 2 or sum(flops) < LEAST:
+            break
+        larger = -(-s.outer // 2) / s.outer
+        ways.append((1 - sum(flops[: t + 1]) / sum(flops) * (1 - larger), t + 1))
+    share, halved = min(ways)
+    if share > WORTHWHILE:
+        return 0, 0
+    most = stages[halved - 1].outer
+    return halved, _padded(
+        max(s.outer // most * -(-most // 2) * s.inner * max(s.rows, s.k) for s in stages[:halved])
     )
 
 
@@ -116,6 +139,15 @@ def apply(matrices: Any, x: Array, stages: Sequence[Stage], workers: int | None 
     info, mats = matrices
     zero, x = x.dtype.type(0), _plain(x)
     y = np.empty((x.shape[0], info.rows_out), x.dtype)
+    if x.shape[0] == 1 and info.halved and (workers or usable_cpus()) > 1:
+        scratch = take(4 * info.half + 2 * info.state, x.dtype)
+        done = team.forward(
+            zero, team.board_for(x.dtype, workers), info.table, info.halved, info.half, mats, x, y,
+            scratch, info.state,
+        )  # fmt: skip
+        give(scratch)
+        if done:
+            return y
     if info.flops >= 2 * GRAIN and x.shape[0] < (workers or usable_cpus()):
         _stage_by_stage(matrices, x, y, stages, workers)
         return y
@@ -180,11 +212,15 @@ def matvec_backward(
     mats = _matrices(zero, info, flat)
     batch = x.shape[0]
     gx = np.empty(x.shape, x.dtype)
-    shares = costs.shares(batch, mats.nbytes)
+    shares = costs.shares(batch, mats.nbytes) if batch != 1 else 1 + (info.halved > 0)
     share = -(-batch // shares) if batch else 1
     kept = take(shares * mats.size, x.dtype)
     sums = kept[: shares * mats.size].reshape(shares, mats.size)
     sums.fill(0)
+
+    if batch == 1 and info.halved:
+        _back_in_halves(info, mats, x, gy, gx, sums, workers)
+        return gx, _pulled_back(info, flat, kept, sums, shapes)
 
     def block(first: int, last: int) -> None:
         scratch = take(3 * info.state + info.states, x.dtype)
@@ -196,7 +232,29 @@ def matvec_backward(
         give(scratch)
 
     run_blocks(block, shares, max(1, GRAIN // (3 * info.flops * share)), workers)
+    return gx, _pulled_back(info, flat, kept, sums, shapes)
+
+
+def _back_in_halves(
+    info: Tables, mats: Array, x: Array, gy: Array, gx: Array, sums: Array, workers: int | None
+) -> None:
+    """One row, in two halves whoever does them: the bits are the same with one worker."""
+    zero = x.dtype.type(0)
+    scratch = take(6 * info.half + 3 * info.state + info.states, x.dtype)
+    board = team.board_for(x.dtype, workers)
+    while not team.backward(
+        zero, board, info.table, info.halved, info.half, mats, x, gy, gx, sums, scratch, info.state
+    ):
+        board = team.new_board()  # the other one is somebody else's just now
+    give(scratch)
+
+
+def _pulled_back(
+    info: Tables, flat: Array, kept: Array, sums: Array, shapes: Sequence[tuple[int, ...]]
+) -> Cores:
+    """The gradients of the cores from the partial sums of those of the matrices."""
     gflat = np.empty_like(flat)
+    zero = flat.dtype.type(0)
     merging.spread(
         zero, flat, info.shapes, info.starts, info.table, info.supercore, info.prefixes, sums,
         gflat,
@@ -205,7 +263,7 @@ def matvec_backward(
     found = []
     for start, shape in zip(info.begins, shapes, strict=True):
         found.append(gflat[start : start + math.prod(shape)].reshape(shape))
-    return gx, tuple(found)
+    return tuple(found)
 
 
 def _flat(cores: Cores) -> Array:

@@ -15,7 +15,7 @@ from ttcore.kernels.cpu.simd import entry_bytes
 # columns of the table: whether the inner axis is 1; sizes; where A and A^T begin in mats; cores;
 # form; where the state that the stage reads begins among all states of a row; how the gradient of A
 # is made
-VECTOR, OUTER, ROWS, K, INNER, AT, TURNED, FIRST, LAST, FORM, STATE, GRADIENT = range(12)
+VECTOR, OUTER, ROWS, K, INNER, AT, TURNED, FIRST, LAST, FORM, STATE, GRADIENT, COLUMNS = range(13)
 # by inner products; from the state transposed; from the gradient of the result transposed, which
 # gives that of A^T
 DOTS, TURN_STATE, TURN_RESULT = range(3)

@@ -15,7 +15,6 @@ from ttcore.kernels.cpu.merging import (
     OUTER,
     ROWS,
     STATE,
-    TURN_RESULT,
     TURN_STATE,
     TURNED,
     VECTOR,
@@ -98,30 +97,43 @@ def columns(zero, table, mats, x, y, first, last, scratch, largest, group, width
 
 
 @compiled
-def retreat(zero, stage, base, gbase, state, g, new, spare, outer):
-    """Gradients through a stage of ``outer`` products: of its matrix, added, and of the state."""
+def pull_back(zero, stage, gbase, state, g, spare, outer):
+    """The gradient of a stage's matrix, from ``outer`` products, added; ``spare``: scratch."""
     size = entry_bytes(zero)
     rows, k, inner = stage[ROWS], stage[K], stage[INNER]
-    matrix, gradient = np.uintp(base + stage[AT] * size), np.uintp(gbase + stage[AT] * size)
+    gradient = np.uintp(gbase + stage[AT] * size)
     if stage[VECTOR]:
         gemm(zero, k, rows, outer, state, 1, k, g, rows, gradient, rows, True)
-        gemm(zero, outer, k, rows, g, rows, 1, matrix, k, new, k, False)
         return
     if stage[GRADIENT] == DOTS:
         gemm_nt(
             zero, rows, k, inner, outer, g, inner, rows * inner, state, inner, k * inner,
             gradient, k,
         )  # fmt: skip
+        return
     for o in range(outer):
         part = np.uintp(g + o * rows * inner * size)
         before = np.uintp(state + o * k * inner * size)
-        into = np.uintp(new + o * k * inner * size)
         if stage[GRADIENT] == TURN_STATE:
             turn(zero, k, inner, before, inner, spare, k)
             gemm(zero, rows, k, inner, part, inner, 1, spare, k, gradient, k, True)
-        elif stage[GRADIENT] == TURN_RESULT:
+        else:
             turn(zero, rows, inner, part, inner, spare, rows)
             gemm(zero, k, rows, inner, before, inner, 1, spare, rows, gradient, rows, True)
+
+
+@compiled
+def retreat(zero, stage, base, g, new, outer):
+    """The gradient of the state that a stage of ``outer`` products read."""
+    size = entry_bytes(zero)
+    rows, k, inner = stage[ROWS], stage[K], stage[INNER]
+    matrix = np.uintp(base + stage[AT] * size)
+    if stage[VECTOR]:
+        gemm(zero, outer, k, rows, g, rows, 1, matrix, k, new, k, False)
+        return
+    for o in range(outer):
+        part = np.uintp(g + o * rows * inner * size)
+        into = np.uintp(new + o * k * inner * size)
         gemm(zero, k, inner, rows, matrix, 1, k, part, inner, into, inner, False)
 
 
@@ -155,5 +167,7 @@ def backward(zero, table, mats, x, gy, gx, gmats, first, last, scratch, largest,
             else:
                 state = start
                 new = np.uintp(gx.ctypes.data + b * gx.shape[1] * size)
-            retreat(zero, table[t], base, gbase, state, g, new, spare, count * table[t, OUTER])
+            outer = count * table[t, OUTER]
+            pull_back(zero, table[t], gbase, state, g, spare, outer)
+            retreat(zero, table[t], base, g, new, outer)
             g = new

@@ -1,0 +1,75 @@
+"""What threads need to share memory inside compiled code: sequentially consistent, on int64.
+
+Addresses are uintp, as everywhere in these kernels.
+"""
+
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+ORDER = "seq_cst"
+
+
+def _place(builder: Any, address: Any) -> Any:
+    return builder.inttoptr(address, ir.IntType(64).as_pointer())
+
+
+@intrinsic
+def load(context, address):
+    """The value at an address."""
+
+    def codegen(context, builder, signature, args):
+        return builder.load_atomic(_place(builder, args[0]), ORDER, 8)
+
+    return types.int64(types.uintp), codegen
+
+
+@intrinsic
+def store(context, address, value):
+    """Write a value."""
+
+    def codegen(context, builder, signature, args):
+        builder.store_atomic(args[1], _place(builder, args[0]), ORDER, 8)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.int64), codegen
+
+
+@intrinsic
+def fetch_add(context, address, value):
+    """Add to the value at an address; returns what it was before."""
+
+    def codegen(context, builder, signature, args):
+        return builder.atomic_rmw("add", _place(builder, args[0]), args[1], ORDER)
+
+    return types.int64(types.uintp, types.int64), codegen
+
+
+@intrinsic
+def acquire(context, address):
+    """Turn a 0 into a 1; whether it was a 0."""
+
+    def codegen(context, builder, signature, args):
+        zero, one = (ir.Constant(ir.IntType(64), n) for n in (0, 1))
+        found = builder.cmpxchg(_place(builder, args[0]), zero, one, ORDER, ORDER)
+        return builder.extract_value(found, 1)
+
+    return types.boolean(types.uintp), codegen
+
+
+@intrinsic
+def pause(context):
+    """Tell the processor that this thread waits, where it wants to know."""
+
+    def codegen(context, builder, signature, args):
+        if llvm.get_default_triple().startswith(("x86_64", "i686")):
+            kind = ir.FunctionType(ir.VoidType(), [])
+            name = "llvm.x86.sse2.pause"
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
