@@ -48,7 +48,7 @@ def test_a_wrong_fast_factor_is_noticed_and_replaced(monkeypatch):
     a = np.random.default_rng(0).standard_normal((512, 8)) @ np.diag(np.logspace(0, -9, 8))
     a = a.reshape(32, 16, 8)
     good = tt.from_dense(a, eps=1e-9, full_output=True)[1]
-    monkeypatch.setattr(tsqr, "_graded", lambda g, threshold: np.eye(8)[::-1] * 1e-3 + 0 * g)
+    monkeypatch.setattr(tsqr, "graded_root", lambda g: np.eye(8)[::-1] * 1e-3 + 0 * g)
     info = tt.from_dense(a, eps=1e-9, full_output=True)[1]
     assert info.error <= 1e-9
     assert info.ranks == good.ranks

@@ -508,9 +508,14 @@ def test_an_exception_in_a_block_reaches_the_caller():
 
     with pytest.raises(ZeroDivisionError):
         pool.run_blocks(block, 10, 2)
+
+
+@given(st.integers(0, 300), st.integers(1, 40), st.integers(1, 5))
+def test_blocks_cover_everything_once(count, grain, workers):
     done = []
-    pool.run_blocks(lambda first, last: done.append((first, last)), 10, 3)
-    assert sorted(done) == [(0, 3), (3, 6), (6, 9), (9, 10)]
+    pool.run_blocks(lambda first, last: done.append((first, last)), count, grain, workers)
+    assert [i for first, last in sorted(done) for i in range(first, last)] == list(range(count))
+    assert all(last - first >= grain for first, last in sorted(done)[:-1])
 
 
 def _child(queue):

@@ -10,6 +10,7 @@ Source: I. V. Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 33(5),
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,9 @@ from ttcore.arrays import (
 )
 from ttcore.cores import ranks_of
 from ttcore.factorisations import check_finite, svd
+from ttcore.kernels import dispatch
 from ttcore.kernels.dispatch import tsqr
+from ttcore.kernels.portable.products import rows_times
 from ttcore.orthogonal import reversed_cores
 from ttcore.scaling import absorb, ldexp, reach, unit
 from ttcore.truncation import Info, check_eps, check_max_rank, choose_rank, noise, per_bond
@@ -162,19 +165,74 @@ class _Sweep:
 
         Returns what is left (N, r), and the cores of the modes.
         """
+        bond = len(self.caps) - len(self.lost) - len(modes)
+        return self._cut_by_sample(a, modes, rank, bond) or self._cut_by_gram(a, modes, rank, bond)
+
+    def _cut_by_sample(
+        self, a: Array, modes: Sequence[int], rank: int, bond: int
+    ) -> tuple[Array, list[Array]] | None:
+        """In one pass, if some rows tell the row space of all; the pass itself proves it.
+
+        Otherwise None, and nothing is changed.
+        """
+        x = detached(a)
+        if not isinstance(x, np.ndarray):
+            return None  # the way back of a gradient needs projections alone
+        m = int(x.shape[1])
+        lowest = max(self.tolerance, noise(m, self.unit))
+        basis = tsqr.sampled_basis(x, lowest / 3.0)
+        if basis is None:
+            return None
+        with np.errstate(all="ignore"):  # of squares out of range; they are seen below
+            z, inner, missed = dispatch.passes(x).deflate(x, basis)
+            square = float(np.trace(inner).real) + missed**2
+        norm = self.norm if self.norm >= 0 else math.sqrt(square) if square > 0 else -1.0
+        if not self._in_range(square) or missed > 0.5 * lowest * norm:
+            return None
+        before, self.norm = self.norm, norm
+        small = tsqr.graded_root(inner) @ adjoint(basis)
+        seen = math.sqrt(lowest**2 - (missed / norm) ** 2) * norm
+        _, cores, lost = self._cut(small, modes, rank, bond, budget=seen)
+        cores = [astype(core, self.dtype) for core in cores]
+        own = _joined(cores)
+        kept = small @ own
+        error = math.hypot(missed, float(np.linalg.norm(small - kept @ adjoint(own))))
+        slack = 2.0 * noise(m, self.unit) * norm
+        if error > math.hypot(*(max(x, self.tolerance * norm) for x in lost)) + slack:
+            self.norm = before
+            return None
+        self.square += error**2
+        self.lost = [*lost, *self.lost]
+        turn = adjoint(basis) @ own
+        if turn.shape[0] == turn.shape[1] and _is_unitary(turn):
+            # the basis of the sample is the one sought but for a rotation, which the core takes
+            first = np.asarray(turn, cores[0].dtype) @ cores[0].reshape(turn.shape[1], -1)
+            return z, [first.reshape(cores[0].shape), *cores[1:]]
+        return rows_times(z, np.asarray(turn, z.dtype)), cores
+
+    def _in_range(self, square: float) -> bool:
+        """Whether a sum of squares is far from both ends of the range, and no NaN."""
+        single = self.unit > 2.0**-30
+        low, high = (2.0**-60, 2.0**180) if single else (2.0**-600, 2.0**900)
+        return low < square < high
+
+    def _cut_by_gram(
+        self, a: Array, modes: Sequence[int], rank: int, bond: int
+    ) -> tuple[Array, list[Array]]:
+        """By the Gram matrix of all rows, or two, or Householder's method, whichever suffices."""
         scale = 1.0
+        kernel = dispatch.passes(a)
         with np.errstate(all="ignore"):  # of squares out of range; they are seen at once
-            g = tsqr.gram(detached(a))
+            g = kernel.gram(detached(a))
         if self.norm < 0:
             scale = self._scale(a, g)
-            g = g if scale == 1.0 else tsqr.gram(detached(a), scale=scale)
+            g = g if scale == 1.0 else kernel.gram(detached(a), scale=scale)
             self.norm = math.sqrt(max(float(np.trace(host(g)).real), 0.0))
-        bond = len(self.caps) - len(self.lost) - len(modes)
         slack = 2.0 * noise(int(a.shape[1]), self.unit) * self.norm
         for r, sure in self._factors(detached(a), g, scale):
             _, cores, lost = self._cut(r, modes, rank, bond)
             cores = [astype(core, self.dtype) for core in cores]
-            left, error = tsqr.project(a, _joined(cores), scale=scale)
+            left, error = kernel.project(a, _joined(cores), scale=scale)
             allowed = math.hypot(*(max(x, self.tolerance * self.norm) for x in lost))
             if error <= allowed + (slack if sure else 0.0):
                 break
@@ -187,7 +245,8 @@ class _Sweep:
         m = int(a.shape[1])
         if max(self.tolerance, noise(m, self.unit)) >= tsqr.plain_gram_floor(m, rounding_unit(g)):
             yield tsqr.r_factor(a, g, fine=False, scale=scale), False
-        yield tsqr.r_factor(a, g, fine=True, scale=scale), True
+        again = dispatch.passes(a).gram
+        yield tsqr.r_factor(a, g, fine=True, scale=scale, again=again), True
         yield tsqr.householder(a, scale=scale), True
 
     def cut_rest(self, a: Array, modes: Sequence[int], rank: int) -> tuple[Array, list[Array]]:
@@ -201,11 +260,12 @@ class _Sweep:
         return left, cores
 
     def _cut(
-        self, x: Array, modes: Sequence[int], rank: int, bond: int
+        self, x: Array, modes: Sequence[int], rank: int, bond: int, budget: float | None = None
     ) -> tuple[Array, list[Array], list[float]]:
         """Cut ``modes`` off x (l, n_1 ... n_k rank) by truncated SVDs, the last one first.
 
-        ``bond`` is the number of the bond before n_1. Returns the rest, cores, norms cut.
+        ``bond`` is the number of the bond before n_1; ``budget`` what each may discard, if less
+        than usual. Returns the rest, cores, norms cut.
         """
         xp = namespace(x)
         cores: list[Array] = []
@@ -215,8 +275,8 @@ class _Sweep:
             _, s, vh = svd(detached(rows), "a")
             if self.norm < 0:
                 self.norm = float(xp.linalg.vector_norm(s))
-            budget = max(self.tolerance, noise(int(s.shape[0]), self.unit)) * self.norm
-            new, tail = choose_rank(s, budget, self.caps[bond + t])
+            usual = max(self.tolerance, noise(int(s.shape[0]), self.unit)) * self.norm
+            new, tail = choose_rank(s, usual if budget is None else budget, self.caps[bond + t])
             cores.insert(0, xp.reshape(vh[:new, :], (new, modes[t], rank)))
             lost.insert(0, tail)
             x, rank = rows @ adjoint(vh[:new, :]), new
@@ -227,10 +287,7 @@ class _Sweep:
 
         1.0 where the squares in g are far from both ends of the range.
         """
-        trace = float(np.trace(host(g)).real)
-        single = self.unit > 2.0**-30
-        low, high = (2.0**-60, 2.0**180) if single else (2.0**-600, 2.0**900)
-        if low < trace < high:
+        if self._in_range(float(np.trace(host(g)).real)):
             return 1.0
         sizes = [largest(a[i:j, :]) for i, j in tsqr.blocks(a)]
         size = max(sizes, key=lambda x: (math.isnan(x), x))
@@ -245,6 +302,12 @@ class _Sweep:
         error = math.sqrt(self.square) / self.norm if self.norm else 0.0
         discarded = tuple(ldexp(x, self.exponent) for x in self.lost)
         return Info(error, "measured", ranks, discarded, "svd")
+
+
+def _is_unitary(x: np.ndarray[Any, Any]) -> bool:
+    """To a few units of roundoff of double precision."""
+    off = x.conj().T @ x - np.eye(x.shape[1])
+    return bool(np.abs(off).max() <= 4.0 * x.shape[0] * np.finfo(np.float64).eps)
 
 
 def _joined(cores: Sequence[Array]) -> Array:

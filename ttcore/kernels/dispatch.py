@@ -13,8 +13,9 @@ from ttcore.kernels.portable import chain as portable_chain
 from ttcore.kernels.portable import gather, tsqr
 from ttcore.typing import Array
 
-__all__ = ["chain", "gather", "is_native", "tsqr"]
+__all__ = ["chain", "gather", "is_native", "passes", "tsqr"]
 
+LARGE = 2**17  # entries of a tall matrix from which the compiled passes are used
 COMPILED = {np.dtype(np.float32), np.dtype(np.float64)}
 
 
@@ -30,3 +31,12 @@ def chain(compiled: bool) -> Any:
     from ttcore.kernels.cpu import chain as compiled_chain
 
     return compiled_chain
+
+
+def passes(a: Array) -> Any:
+    """The module whose ``gram``, ``project`` and ``deflate`` read a tall matrix like this one."""
+    if not is_native(a) or a.size < LARGE:
+        return tsqr
+    from ttcore.kernels.cpu import tsqr as compiled_tsqr
+
+    return compiled_tsqr

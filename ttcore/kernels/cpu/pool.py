@@ -1,8 +1,8 @@
 """A pool of threads for compiled kernels that release the GIL; knows nothing of mathematics.
 
-Work is cut into blocks whose bounds depend on sizes alone, so results do not depend on the number
-of workers. The caller takes part and never waits inside a pool thread; only leaf tasks enter the
-pool. It is made anew in a forked child.
+What a block computes must not depend on its bounds: then results do not depend on the number of
+workers. The caller takes part and never waits inside a pool thread; only leaf tasks enter the pool.
+It is made anew in a forked child.
 """
 
 import os
@@ -24,23 +24,24 @@ def usable_cpus() -> int:
 def run_blocks(
     block: Callable[[int, int], None], count: int, grain: int, workers: int | None = None
 ) -> None:
-    """Call ``block(first, last)`` for ranges of at most ``grain`` that cover range(count).
+    """Call ``block(first, last)`` for ranges that cover range(count), of at least ``grain``.
 
-    By at most ``workers`` threads, the caller's among them; the default is `usable_cpus`. An
-    exception in a block is raised here, after all others have ended.
+    By at most ``workers`` threads, the caller's among them; the default is `usable_cpus`. Ranges
+    begin long and become shorter, so that all end together. An exception in a block is raised here,
+    after all others have ended.
     """
-    ranges = [(first, min(first + grain, count)) for first in range(0, count, grain)]
-    if len(ranges) == 1:
-        block(*ranges[0])
+    if count <= grain:
+        if count:
+            block(0, count)
         return
-    helpers = min(workers or usable_cpus(), len(ranges)) - 1
-    rest = iter(ranges)
+    crew = min(workers or usable_cpus(), -(-count // grain))
+    ranges = _ranges(count, grain, crew)
 
     def work() -> None:
-        while (bounds := _next(rest)) is not None:
+        while (bounds := _next(ranges)) is not None:
             block(*bounds)
 
-    futures = _start(work, helpers) if helpers > 0 else []
+    futures = _start(work, crew - 1) if crew > 1 else []
     try:
         work()
     finally:
@@ -51,12 +52,21 @@ def run_blocks(
             future.result()
 
 
+def _ranges(count: int, grain: int, crew: int) -> Iterator[tuple[int, int]]:
+    """A third of an equal share of what is left at a time, in multiples of ``grain``."""
+    first = 0
+    while first < count:
+        size = grain * max(1, (count - first) // (3 * crew * grain))
+        yield first, min(first + size, count)
+        first += size
+
+
 _next_lock = threading.Lock()
 
 
-def _next(rest: Iterator[tuple[int, int]]) -> tuple[int, int] | None:
+def _next(ranges: Iterator[tuple[int, int]]) -> tuple[int, int] | None:
     with _next_lock:
-        return next(rest, None)
+        return next(ranges, None)
 
 
 def _start(work: Callable[[], None], helpers: int) -> list[Future[None]]:

@@ -11,15 +11,18 @@ SIAM J. Matrix Anal. Appl. 13(4), 1992.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from ttcore.arrays import adjoint, detached, host, in_double, is_complex, namespace, rounding_unit
-from ttcore.factorisations import eigh, triangle
+from ttcore.factorisations import eigh, svd, triangle
 from ttcore.kernels.portable.products import rows_product, rows_times
 from ttcore.typing import Array
 
 BLOCK_BYTES = 2**21
+SAMPLES, SAMPLED = 3, 64  # rows of a sample: so many for each column, and at least so many
 
 
 def blocks(a: Array) -> list[tuple[int, int]]:
@@ -56,12 +59,37 @@ def gram(a: Array, *, scale: float = 1.0, basis: Array | None = None) -> Array:
     return total
 
 
+def sampled_basis(a: np.ndarray[Any, Any], tolerance: float) -> Array | None:
+    """An orthonormal basis (m, r), double precision, of what some of the rows span.
+
+    Contract
+        a          (N, m) NumPy array
+        tolerance  relative norm of what the basis may miss of the sampled rows
+        result     None where r would exceed half of m, or the rows are not finite or vanish
+    The rows are drawn by a fixed rule, so that equal arrays have equal samples. Whether they stand
+    for the others is not known from them alone: `deflate` tells.
+    """
+    n, m = a.shape
+    chosen = np.random.default_rng(n).integers(0, n, max(SAMPLED, SAMPLES * m))
+    rows = in_double(a[np.sort(chosen), :])
+    size = float(np.abs(rows).max())
+    if not 0.0 < size < math.inf:
+        return None
+    r = triangle(rows / size)
+    _, s, vh = svd(r, "the sampled rows")
+    tails = np.sqrt(np.cumsum(s[::-1] ** 2))[::-1]
+    rank = int(np.sum(tails > tolerance * tails[0]))
+    return adjoint(vh[:rank]) if 2 * rank <= m else None
+
+
 def plain_gram_floor(m: int, unit: float) -> float:
     """The smallest tail of singular values, relative to ‖A‖, that one Gram matrix measures well."""
     return 3.0 * math.sqrt(m * unit)
 
 
-def r_factor(a: Array, g: Array, *, fine: bool, scale: float = 1.0) -> Array:
+def r_factor(
+    a: Array, g: Array, *, fine: bool, scale: float = 1.0, again: Callable[..., Array] | None = None
+) -> Array:
     r"""R of shape (m, m), double precision, with :math:`R^H R = s^2 A^H A`.
 
     Contract
@@ -70,6 +98,7 @@ def r_factor(a: Array, g: Array, *, fine: bool, scale: float = 1.0) -> Array:
         fine   whether tails of singular values below ``plain_gram_floor`` matter: then A is read
         once more
         scale  the power of two that g was made with
+        again  ``gram`` of the backend that reads A once more
     Backward error: with ``fine`` a modest multiple of :math:`u\,\|A\|_F`. Cost: with ``fine`` 2 N
     m^2 multiply-adds.
     """
@@ -77,8 +106,8 @@ def r_factor(a: Array, g: Array, *, fine: bool, scale: float = 1.0) -> Array:
     values, vectors = eigh(g)
     if not fine:
         return xp.sqrt(values)[:, None] * adjoint(vectors)
-    threshold = 8.0 * math.sqrt(g.shape[0] * rounding_unit(g))
-    return _graded(gram(a, scale=scale, basis=vectors), threshold) @ adjoint(vectors)
+    second = (again or gram)(a, scale=scale, basis=vectors)
+    return graded_root(second) @ adjoint(vectors)
 
 
 def householder(a: Array, *, scale: float = 1.0) -> Array:
@@ -91,12 +120,13 @@ def householder(a: Array, *, scale: float = 1.0) -> Array:
     return found
 
 
-def _graded(g: Array, threshold: float) -> Array:
+def graded_root(g: Array) -> Array:
     """R with R^H R = g.
 
     g is the Gram matrix of graded, nearly orthogonal columns in descending order.
     """
     xp = namespace(g)
+    threshold = 8.0 * math.sqrt(g.shape[0] * rounding_unit(g))
     norms = xp.sqrt(xp.abs(xp.linalg.diagonal(g)))
     sizes = host(norms)
     small = np.flatnonzero(sizes < threshold * sizes.max())
@@ -150,6 +180,18 @@ def project(a: Array, basis: Array, *, scale: float = 1.0) -> tuple[Array, float
         square += _square(residual)
         parts.append(part)
     return namespace(a).concat(parts, axis=0) if out is None else out, math.sqrt(square)
+
+
+def deflate(a: Array, basis: Array, *, scale: float = 1.0) -> tuple[Array, Array, float]:
+    r"""``(Z, G, e)``: `project`, and G = Z^H Z in double precision, in the same pass.
+
+    Contract
+        a, basis, scale  as `project`
+        G      (r, r)
+    Where V catches nearly all of A, one pass is enough for a decomposition, and e proves it.
+    """
+    z, error = project(a, basis, scale=scale)
+    return z, gram(z), error
 
 
 def _square(x: Array) -> float:

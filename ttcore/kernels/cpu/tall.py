@@ -1,0 +1,63 @@
+"""One pass over a tall matrix, block by block in cache: compiled."""
+
+import numpy as np
+
+from ttcore.kernels.cpu.buffers import aligned
+from ttcore.kernels.cpu.cache import compiled
+from ttcore.kernels.cpu.gemm import gemm, gemm_nt
+from ttcore.kernels.cpu.simd import entry_bytes, vector_lanes
+
+
+@compiled
+def add_gram(zero, b, rows, columns, total):
+    """total += B^T B for B (rows, columns), on and above the diagonal and a little below."""
+    size = entry_bytes(zero)
+    width = 2 * vector_lanes(zero)
+    at, to = np.uintp(b.ctypes.data), np.uintp(total.ctypes.data)
+    for j in range(0, columns, width):
+        high = min(j + width, columns)
+        gemm(
+            zero, high, high - j, rows, at, 1, columns, np.uintp(at + j * size), columns,
+            np.uintp(to + j * size), columns, True,
+        )  # fmt: skip
+
+
+@compiled
+def sweep(zero, a, scale, basis, back, z, inner, outer, first, last, step):
+    """Rows first..last-1 of Z = s A V; sums of Z^T Z, of R^T R or the squares of R = s A - Z V^T.
+
+    Contract
+        zero    float64, in which all is computed
+        a       (N, m), C-contiguous, float32 or float64
+        basis   (m, r): V; back (r, m): -V^T
+        z       (N, r) of a's dtype, or (0, r) where it is not wanted
+        inner   (r, r), or (0, 0): Z^T Z is added, on and above the diagonal
+        outer   (m, m), or (0, 0): R^T R likewise; returned is the sum of squares where it is (0, 0)
+        step    rows of a block
+    """
+    m, r = a.shape[1], basis.shape[1]
+    flat, out = a.reshape(a.size), z.reshape(z.size)
+    rest, part = aligned(basis, step * m), aligned(basis, step * max(r, 1))
+    v, w = np.uintp(basis.ctypes.data), np.uintp(back.ctypes.data)
+    square = np.zeros(1, basis.dtype)
+    for i in range(first, last, step):
+        rows = min(step, last - i)
+        block = flat[i * m : (i + rows) * m]
+        for e in range(np.uintp(rows * m)):  # unsigned: no index counts from the end
+            rest[e] = block[e] * scale
+        p, q = np.uintp(part.ctypes.data), np.uintp(rest.ctypes.data)
+        if r:
+            gemm(zero, rows, r, m, q, m, 1, v, r, p, r, False)
+            if z.shape[0]:
+                place = out[i * r : (i + rows) * r]
+                for e in range(np.uintp(rows * r)):
+                    place[e] = part[e]
+            if inner.shape[0]:
+                add_gram(zero, part, rows, r, inner)
+            gemm(zero, rows, m, r, p, r, 1, w, m, q, m, True)
+        if outer.shape[0]:
+            add_gram(zero, rest, rows, m, outer)
+        else:
+            n = rows * m
+            gemm_nt(zero, 1, 1, n, 1, q, n, 0, q, n, 0, np.uintp(square.ctypes.data), 1)
+    return square[0]

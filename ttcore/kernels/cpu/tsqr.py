@@ -1,0 +1,88 @@
+"""Passes over a tall matrix: compiled twins of those in ``portable.tsqr``, for real NumPy arrays.
+
+Rows are cut into shares fixed by the shape; each share has sums of its own, added in order.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ttcore.kernels.cpu import tall
+from ttcore.kernels.cpu.pool import run_blocks
+from ttcore.typing import Array
+
+SHARES = 32  # partial sums, at most
+SHARE = 2**18  # entries of a share, at least
+STEP = 2**11  # entries of a block: 16 KiB of float64
+
+
+def gram(a: Array, *, scale: float = 1.0, basis: Array | None = None) -> Array:
+    """See the twin."""
+    m = a.shape[1]
+    if basis is None:
+        _, _, total, _ = _pass(a, np.empty((m, 0)), scale, outer=True)
+    else:
+        _, total, _, _ = _pass(a, basis, scale, inner=True)
+    return total
+
+
+def project(a: Array, basis: Array, *, scale: float = 1.0) -> tuple[Array, float]:
+    """See the twin."""
+    z, _, _, square = _pass(a, basis, scale, keep=True)
+    return z, math.sqrt(square)
+
+
+def deflate(a: Array, basis: Array, *, scale: float = 1.0) -> tuple[Array, Array, float]:
+    """See the twin."""
+    z, inner, _, square = _pass(a, basis, scale, keep=True, inner=True)
+    return z, inner, math.sqrt(square)
+
+
+def _pass(
+    a: Array,
+    basis: Array,
+    scale: float,
+    *,
+    keep: bool = False,
+    inner: bool = False,
+    outer: bool = False,
+) -> tuple[Array, Array, Array, float]:
+    """``tall.sweep`` of all rows: Z, both Gram matrices, the squared norm of the residual."""
+    rows, m = a.shape
+    r = basis.shape[1]
+    basis = np.ascontiguousarray(basis, dtype=np.float64)
+    back = np.ascontiguousarray(-basis.T)
+    shares = max(1, min(SHARES, rows * m // SHARE))
+    share = -(-rows // shares)
+    shares = -(-rows // share)
+    z = np.empty((rows if keep else 0, r), a.dtype)
+    inners = np.zeros((shares, r if inner else 0, r if inner else 0))
+    outers = np.zeros((shares, m if outer else 0, m if outer else 0))
+    squares = np.zeros(shares)
+    step = max(8, STEP // m)
+    chunk = share if a.flags.c_contiguous and a.flags.aligned else step * 16
+
+    def block(first: int, last: int) -> None:
+        for s in range(first, last):
+            end = min((s + 1) * share, rows)
+            for start in range(s * share, end, chunk):
+                stop = min(start + chunk, end)
+                piece: Any = a[start:stop]
+                if chunk != share:
+                    piece = np.ascontiguousarray(piece)
+                squares[s] += tall.sweep(
+                    0.0, piece, scale, basis, back, z[start:stop], inners[s], outers[s],
+                    0, stop - start, step,
+                )  # fmt: skip
+
+    run_blocks(block, shares, 1)
+    return z, _mirrored(inners), _mirrored(outers), float(squares.sum())
+
+
+def _mirrored(parts: Array) -> Array:
+    """The sum of the parts, its lower triangle replaced by the upper one's mirror image."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return np.triu(total) + np.triu(total, 1).T
