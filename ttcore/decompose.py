@@ -196,9 +196,12 @@ class _Sweep:
         cores = [astype(core, self.dtype) for core in cores]
         own = _joined(cores)
         kept = small @ own
-        error = math.hypot(missed, float(np.linalg.norm(small - kept @ adjoint(own))))
+        cut = float(np.linalg.norm(small - kept @ adjoint(own)))
+        error = math.hypot(missed, cut)
         slack = 2.0 * noise(m, self.unit) * norm
-        if error > math.hypot(*(max(x, self.tolerance * norm) for x in lost)) + slack:
+        allowed = math.hypot(*(max(x, self.tolerance * norm) for x in lost)) + slack
+        # the two parts are orthogonal but for at most missed * cut, which must not count
+        if error > allowed or missed * cut > slack * error:
             self.norm = before
             return None
         self.square += error**2

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from ttcore.kernels.cpu.buffers import aligned
+from ttcore.kernels.cpu.buffers import LINE, aligned
 from ttcore.kernels.cpu.cache import compiled
 from ttcore.kernels.cpu.gemm import gemm, gemm_nt
+from ttcore.kernels.cpu.memory import prefetch
 from ttcore.kernels.cpu.simd import entry_bytes, vector_lanes
 
 
@@ -43,6 +44,9 @@ def sweep(zero, a, scale, basis, back, z, inner, outer, first, last, step):
     for i in range(first, last, step):
         rows = min(step, last - i)
         block = flat[i * m : (i + rows) * m]
+        ahead = np.uintp(flat.ctypes.data + (i + rows) * m * a.itemsize)
+        for line in range(0, rows * m * a.itemsize, LINE):
+            prefetch(np.uintp(ahead + line))
         for e in range(np.uintp(rows * m)):  # unsigned: no index counts from the end
             rest[e] = block[e] * scale
         p, q = np.uintp(part.ctypes.data), np.uintp(rest.ctypes.data)

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from ttcore.kernels.cpu.atomics import acquire, fetch_add, load, pause, store
 from ttcore.kernels.cpu.cache import compiled
+from ttcore.kernels.cpu.memory import acquire, fetch_add, load, pause, store
 from ttcore.kernels.cpu.merging import COLUMNS, INNER, OUTER, ROWS, STATE, K
 from ttcore.kernels.cpu.pool import usable_cpus
 from ttcore.kernels.cpu.simd import entry_bytes

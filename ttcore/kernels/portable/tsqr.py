@@ -22,6 +22,7 @@ from ttcore.kernels.portable.products import rows_product, rows_times
 from ttcore.typing import Array
 
 BLOCK_BYTES = 2**21
+GAP = 30.0  # between what a basis keeps and what it misses, for that it is tried
 SAMPLES, SAMPLED = 3, 64  # rows of a sample: so many for each column, and at least so many
 
 
@@ -65,7 +66,8 @@ def sampled_basis(a: np.ndarray[Any, Any], tolerance: float) -> Array | None:
     Contract
         a          (N, m) NumPy array
         tolerance  relative norm of what the basis may miss of the sampled rows
-        result     None where r would exceed half of m, or the rows are not finite or vanish
+        result     None where r would exceed half of m, where the singular values show no gap at
+                   the tolerance, or where the rows are not finite or vanish
     The rows are drawn by a fixed rule, so that equal arrays have equal samples. Whether they stand
     for the others is not known from them alone: `deflate` tells.
     """
@@ -78,8 +80,8 @@ def sampled_basis(a: np.ndarray[Any, Any], tolerance: float) -> Array | None:
     r = triangle(rows / size)
     _, s, vh = svd(r, "the sampled rows")
     tails = np.sqrt(np.cumsum(s[::-1] ** 2))[::-1]
-    rank = int(np.sum(tails > tolerance * tails[0]))
-    return adjoint(vh[:rank]) if 2 * rank <= m else None
+    rank, sure = (int(np.sum(tails > x * tolerance * tails[0])) for x in (1.0, GAP))
+    return adjoint(vh[:rank]) if rank == sure and 2 * rank <= m else None
 
 
 def plain_gram_floor(m: int, unit: float) -> float:

@@ -1,6 +1,6 @@
-"""What threads need to share memory inside compiled code: sequentially consistent, on int64.
+"""Memory as threads and caches see it, inside compiled code.
 
-Addresses are uintp, as everywhere in these kernels.
+Atomics are sequentially consistent, on int64. Addresses are uintp, as everywhere in these kernels.
 """
 
 from typing import Any
@@ -73,3 +73,19 @@ def pause(context):
         return context.get_dummy_value()
 
     return types.void(), codegen
+
+
+@intrinsic
+def prefetch(context, address):
+    """Ask for the cache line of an address, which need not be valid, for soon."""
+
+    def codegen(context, builder, signature, args):
+        byte = ir.IntType(8).as_pointer()
+        word = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        reading, second, data = (ir.Constant(word, n) for n in (0, 2, 1))
+        builder.call(function, [builder.inttoptr(args[0], byte), reading, second, data])
+        return context.get_dummy_value()
+
+    return types.void(types.uintp), codegen
