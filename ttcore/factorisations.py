@@ -14,6 +14,9 @@ from ttcore.arrays import adjoint, detached, host, largest, namespace
 from ttcore.errors import TTConvergenceError, TTValueError
 from ttcore.typing import Array
 
+# Sizes of which gesdd starts the threads of BLAS, for nothing: they then stay awake for tens of
+# milliseconds, in the way of our own. gesvd keeps to one thread there.
+ALONE = range(33, 65)
 WIDE = 4  # columns per row from which a QR decomposition comes first: LAPACK's own LQ adds noise
 
 # NumPy and SciPy raise LinAlgError; Numba ValueError; torch a subclass of RuntimeError
@@ -70,6 +73,8 @@ def svd(x: Array, what: str = "the matrix") -> tuple[Array, Array, Array]:
         u, s, wh = svd(adjoint(r), what)
         return u, s, wh @ adjoint(q)
     methods = (_gesdd, _gesvd, _by_eigh) if isinstance(x, np.ndarray) else (_gesdd, _by_eigh)
+    if isinstance(x, np.ndarray) and min(x.shape) in ALONE:
+        methods = (_gesvd, _gesdd, _by_eigh)
     for method in methods:
         try:
             u, s, vh = method(x)

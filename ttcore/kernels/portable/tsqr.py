@@ -23,7 +23,7 @@ from ttcore.typing import Array
 
 BLOCK_BYTES = 2**21
 GAP = 30.0  # between what a basis keeps and what it misses, for that it is tried
-SAMPLES, SAMPLED = 3, 64  # rows of a sample: so many for each column, and at least so many
+SAMPLES, SAMPLED = 2, 64  # rows of a sample: so many for each column, and at least so many
 
 
 def blocks(a: Array) -> list[tuple[int, int]]:
@@ -77,8 +77,7 @@ def sampled_basis(a: np.ndarray[Any, Any], tolerance: float) -> Array | None:
     size = float(np.abs(rows).max())
     if not 0.0 < size < math.inf:
         return None
-    r = triangle(rows / size)
-    _, s, vh = svd(r, "the sampled rows")
+    _, s, vh = svd(triangle(rows / size), "the sampled rows")
     tails = np.sqrt(np.cumsum(s[::-1] ** 2))[::-1]
     rank, sure = (int(np.sum(tails > x * tolerance * tails[0])) for x in (1.0, GAP))
     return adjoint(vh[:rank]) if rank == sure and 2 * rank <= m else None
