@@ -5,9 +5,10 @@ workers. The caller takes part and never waits inside a pool thread; only leaf t
 It is made anew in a forked child.
 """
 
+import ctypes
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 _lock = threading.Lock()
@@ -74,16 +75,62 @@ def _start(work: Callable[[], None], helpers: int) -> list[Future[None]]:
     try:
         with _lock:
             if _pool is None:
-                _pool = ThreadPoolExecutor(max(usable_cpus() - 1, 1), "ttcore")
+                _pool = ThreadPoolExecutor(
+                    max(usable_cpus() - 1, 1), "ttcore", initializer=_register
+                )
+            keep_apart(_natives)
             return [_pool.submit(work) for _ in range(helpers)]
     except RuntimeError:  # the interpreter is shutting down: the caller works alone
         return []
+
+
+_natives: list[int] = []  # the system's numbers of the pool's threads
+
+
+def _register() -> None:
+    _natives.append(threading.get_native_id())
+
+
+def keep_apart(threads: Iterable[int]) -> None:
+    """Keep threads off the caller's CPU, by the system's numbers; Linux only.
+
+    It often wakes them there, where they wait until the caller has done all the work.
+    """
+    if _current_cpu is None:
+        return
+    cpu = _current_cpu()
+    others = None
+    for thread in threads:
+        if _kept_off.get(thread) == cpu:
+            continue
+        others = others or os.sched_getaffinity(0) - {cpu}
+        if not others:
+            return
+        try:
+            os.sched_setaffinity(thread, others)
+        except OSError:  # it has ended, or may not be moved
+            continue
+        _kept_off[thread] = cpu
+
+
+_kept_off: dict[int, int] = {}
+
+
+def _find_current_cpu() -> Callable[[], int] | None:
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    return getattr(ctypes.CDLL(None), "sched_getcpu", None)
+
+
+_current_cpu = _find_current_cpu()
 
 
 def _forget() -> None:
     """In a forked child the pool's threads do not exist, and its locks may be held by nobody."""
     global _pool, _lock, _next_lock
     _pool, _lock, _next_lock = None, threading.Lock(), threading.Lock()
+    _natives.clear()
+    _kept_off.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -14,7 +14,6 @@ takes a number from NEXT. The owner writes on the board only while it is closed 
 inside: whoever enters later finds it closed, or open with everything written.
 """
 
-import ctypes
 import os
 import threading
 import time
@@ -25,7 +24,7 @@ import numpy as np
 from ttcore.kernels.cpu.cache import compiled
 from ttcore.kernels.cpu.memory import acquire, fetch_add, load, pause, store
 from ttcore.kernels.cpu.merging import COLUMNS, INNER, OUTER, ROWS, STATE, K
-from ttcore.kernels.cpu.pool import usable_cpus
+from ttcore.kernels.cpu.pool import keep_apart, usable_cpus
 from ttcore.kernels.cpu.simd import entry_bytes
 from ttcore.kernels.cpu.stages import advance, pull_back, retreat
 
@@ -249,7 +248,8 @@ class Team:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._help, name="ttcore", daemon=True)
                 self._thread.start()
-            _keep_apart(self._thread)
+            if self._thread.native_id is not None:
+                keep_apart([self._thread.native_id])
             self._bell.set()
         self._last = now
 
@@ -261,6 +261,9 @@ class Team:
             self.board[AWAKE] = 0
 
 
+_teams: dict[Any, Team] = {}
+
+
 def board_for(dtype: np.dtype[Any], workers: int | None) -> Array:
     """The board of a dtype, its helper called; for one worker a board that no helper sees."""
     if (workers or usable_cpus()) < 2:
@@ -270,25 +273,6 @@ def board_for(dtype: np.dtype[Any], workers: int | None) -> Array:
         team = _teams.setdefault(dtype, Team(dtype))
     team.call()
     return team.board
-
-
-def _keep_apart(helper: threading.Thread) -> None:
-    """Keep a helper off the caller's CPU: Linux often wakes it there, to wait for its caller."""
-    if _current_cpu is None or helper.native_id is None:
-        return
-    others = os.sched_getaffinity(0) - {_current_cpu()}
-    if others:
-        os.sched_setaffinity(helper.native_id, others)
-
-
-def _find_current_cpu() -> Any:
-    if not hasattr(os, "sched_setaffinity"):
-        return None
-    return getattr(ctypes.CDLL(None), "sched_getcpu", None)
-
-
-_current_cpu = _find_current_cpu()
-_teams: dict[Any, Team] = {}
 
 
 if hasattr(os, "register_at_fork"):
