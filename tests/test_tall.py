@@ -128,12 +128,29 @@ def test_rows_that_no_sample_shows_are_not_lost(seed, where, eps):
     decomposed(a.reshape((4,) * 9), eps)
 
 
+@pytest.mark.parametrize("where", range(0, 4096, 409))
+def test_a_row_that_hides_all_others_from_the_gram_matrix(where):
+    """It lies in the plane that the sample shows, so that nothing is missed by the basis."""
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((4096, 4)) @ rng.standard_normal((4, 64))
+    a[where] *= 1e12
+    decomposed(a.reshape((4,) * 9), 1e-14)
+
+
+@pytest.mark.parametrize("shape", [(64, 16, 16), (256, 64, 64)])
+def test_a_budget_beyond_the_norm_leaves_ranks_of_one(shape):
+    t = tt.from_dense(np.random.default_rng(0).random(shape), eps=5)
+    assert t.ranks == (1, 1, 1, 1)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_pass_is_enough_where_the_ranks_are_low(dtype, monkeypatch):
     a = tt.random((4,) * 10, 6, rng=0, dtype=dtype).to_dense()
     read = []
     original = cpu.tall.sweep
-    monkeypatch.setattr(cpu.tall, "sweep", lambda *args: read.append(args[9]) or original(*args))
+    monkeypatch.setattr(
+        cpu.tall, "sweep", lambda *args: read.append(len(args[1])) or original(*args)
+    )
     decomposed(a, 1e-4)
     assert sum(read[: cpu.SHARES]) == a.size // 64  # rows of the first matrix, once
     assert sum(read) <= 1.5 * a.size // 64

@@ -176,18 +176,22 @@ class _Sweep:
         Otherwise None, and nothing is changed.
         """
         x = detached(a)
-        if not isinstance(x, np.ndarray):
-            return None  # the way back of a gradient needs projections alone
         m = int(x.shape[1])
         lowest = max(self.tolerance, noise(m, self.unit))
-        basis = tsqr.sampled_basis(x, lowest / 3.0)
+        # of other libraries: the way back of a gradient needs projections alone
+        basis = tsqr.sampled_basis(x, lowest / 3.0) if isinstance(x, np.ndarray) else None
         if basis is None:
             return None
         with np.errstate(all="ignore"):  # of squares out of range; they are seen below
             z, inner, missed = dispatch.passes(x).deflate(x, basis)
             square = float(np.trace(inner).real) + missed**2
         norm = self.norm if self.norm >= 0 else math.sqrt(square) if square > 0 else -1.0
-        if not self._in_range(square) or missed > 0.5 * lowest * norm:
+        unsure = lowest < tsqr.plain_gram_floor(len(inner), 2.0**-53)
+        if (
+            not self._in_range(square)
+            or missed > 0.5 * lowest * norm
+            or (unsure and not tsqr.is_graded(inner))
+        ):
             return None
         before, self.norm = self.norm, norm
         small = tsqr.graded_root(inner) @ adjoint(basis)
@@ -205,9 +209,9 @@ class _Sweep:
             self.norm = before
             return None
         self.square += error**2
-        self.lost = [*lost, *self.lost]
+        self.lost = [math.hypot(lost[0], missed), *lost[1:], *self.lost]
         turn = adjoint(basis) @ own
-        if turn.shape[0] == turn.shape[1] and _is_unitary(turn):
+        if turn.shape[0] == turn.shape[1] and _is_unitary(turn, self.unit):
             # the basis of the sample is the one sought but for a rotation, which the core takes
             first = np.asarray(turn, cores[0].dtype) @ cores[0].reshape(turn.shape[1], -1)
             return z, [first.reshape(cores[0].shape), *cores[1:]]
@@ -307,10 +311,10 @@ class _Sweep:
         return Info(error, "measured", ranks, discarded, "svd")
 
 
-def _is_unitary(x: np.ndarray[Any, Any]) -> bool:
-    """To a few units of roundoff of double precision."""
+def _is_unitary(x: np.ndarray[Any, Any], unit: float) -> bool:
+    """To a few units of roundoff."""
     off = x.conj().T @ x - np.eye(x.shape[1])
-    return bool(np.abs(off).max() <= 4.0 * x.shape[0] * np.finfo(np.float64).eps)
+    return bool(np.abs(off).max() <= 8.0 * x.shape[0] * unit)
 
 
 def _joined(cores: Sequence[Array]) -> Array:

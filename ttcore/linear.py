@@ -8,7 +8,6 @@ rows, as layers do.
 
 import math
 import operator
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ from ttcore.arrays import (
 from ttcore.cores import check_cores, short
 from ttcore.errors import TTShapeError, TTTypeError, TTValueError
 from ttcore.kernels import dispatch
+from ttcore.kernels.cpu.pool import usable_cpus
 from ttcore.planner import Kind, Order, Plan, batch_class, order, plan
 from ttcore.scaling import unit
 from ttcore.typing import Array, Cores
@@ -203,7 +203,7 @@ def check_workers(workers: int | None) -> int | None:
         number = operator.index(workers)
     except TypeError as error:
         raise TTTypeError(f"workers={workers!r} is no int or None") from error
-    cpus = os.cpu_count() or 1
+    cpus = usable_cpus()
     if number == 0 or number < -cpus:
         raise TTValueError(
             f"workers={number} must be at least 1, or -1..-{cpus}: -1 stands for all {cpus} CPUs"

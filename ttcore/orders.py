@@ -53,8 +53,9 @@ def cheapest(
         right[first] = nsmallest(keep, ways, key=lambda way: way[0])
     best = right[0]
     for middle in range(1, d + 1):
-        if modes.rows[middle - 1] == modes.cols[middle - 1] == 1:
-            continue  # a core that is a matrix between two bonds: no new place to meet
+        small = modes.ranks[middle - 1] <= modes.ranks[middle]
+        if small and modes.rows[middle - 1] == modes.cols[middle - 1] == 1:
+            continue  # a core that is a matrix between two bonds: no better place to meet
         limit = best[-1][0] - right[middle][0][0] if len(best) == keep else math.inf
         left: list[list[Costed]] = [[(0.0, ())], *([] for _ in range(middle))]
         for s in spans:

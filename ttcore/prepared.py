@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from ttcore import linear, planner
-from ttcore.arrays import as_array, dtype_name, namespace
+from ttcore.arrays import as_array, check_same_library, dtype_name, namespace
 from ttcore.errors import TTTypeError
 from ttcore.kernels import dispatch
 from ttcore.planner import Order, Plan
@@ -39,6 +39,7 @@ class PreparedMatrix:
         self._stages = stages
         self._matrices = self._chain.prepare(cores, stages)
         self.shape = math.prod(modes.rows), math.prod(modes.cols)
+        self._like = cores[0]
         self.dtype = cores[0].dtype
         self.plan: Plan = planner.planned(modes, batch, dtype, Order(stages, compiled, seconds))
         entries = sum(s.rows * s.k * (2 if compiled and s.inner == 1 else 1) for s in stages)
@@ -58,6 +59,7 @@ class PreparedMatrix:
             If the last axis is not N long, or the dtype is not that of the matrix.
         """
         x = as_array(x, "x")
+        check_same_library((self._like, x), "the matrix and the vectors")
         if x.dtype != self.dtype:
             raise TTTypeError(
                 f"x has dtype {dtype_name(x.dtype)}, but the matrix was prepared in "

@@ -21,6 +21,7 @@ from ttcore.scalars import kind
 from ttcore.typing import Array, Cores, Stage
 
 FORMAT = "ttcore plan 1"
+DTYPES = ("float32", "float64", "complex64", "complex128")
 TRIED = 12  # orders, the most promising ones
 SLICE = 0.003  # seconds for one order in one round
 ROUNDS = 5
@@ -152,7 +153,9 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
         stages = tuple(Stage(*map(int, stage)) for stage in data["stages"])
         batch, dtype = int(data["batch"]), str(data["dtype"])
         order = Order(stages, bool(data["compiled"]), float(data["seconds"]))
-    except (KeyError, TypeError, ValueError) as error:
+        if batch < 0 or dtype not in DTYPES:
+            raise ValueError(f"batch {batch}, dtype {dtype}")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, TTFormatError):
             raise
         raise TTFormatError(

@@ -15,6 +15,7 @@ from ttcore.typing import Array
 
 __all__ = ["chain", "gather", "is_native", "passes", "tsqr"]
 
+NARROW = 256  # and the most columns: beyond, BLAS cuts the columns into blocks too
 LARGE = 2**17  # entries of a tall matrix from which the compiled passes are used
 COMPILED = {np.dtype(np.float32), np.dtype(np.float64)}
 
@@ -35,7 +36,7 @@ def chain(compiled: bool) -> Any:
 
 def passes(a: Array) -> Any:
     """The module whose ``gram``, ``project`` and ``deflate`` read a tall matrix like this one."""
-    if not is_native(a) or a.size < LARGE:
+    if not is_native(a) or a.size < LARGE or a.shape[1] > NARROW:
         return tsqr
     from ttcore.kernels.cpu import tsqr as compiled_tsqr
 

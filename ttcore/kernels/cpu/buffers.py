@@ -21,8 +21,8 @@ def take(entries: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     try:
         buffer = _spare[dtype].pop()  # atomic
     except (KeyError, IndexError):
-        return _aligned(entries, dtype)
-    return buffer if buffer.size >= entries else _aligned(entries, dtype)
+        return aligned_array(entries, dtype)
+    return buffer if buffer.size >= entries else aligned_array(entries, dtype)
 
 
 def give(buffer: np.ndarray[Any, Any]) -> None:
@@ -31,7 +31,8 @@ def give(buffer: np.ndarray[Any, Any]) -> None:
         _spare.setdefault(buffer.dtype, []).append(buffer)
 
 
-def _aligned(entries: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+def aligned_array(entries: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """An uninitialised array that begins at a cache line."""
     room = np.empty(entries + LINE // dtype.itemsize, dtype)
     skip = -room.ctypes.data % LINE // dtype.itemsize
     return room[skip : skip + entries]

@@ -139,14 +139,10 @@ def apply(matrices: Any, x: Array, stages: Sequence[Stage], workers: int | None 
     info, mats = matrices
     zero, x = x.dtype.type(0), _plain(x)
     y = np.empty((x.shape[0], info.rows_out), x.dtype)
-    if x.shape[0] == 1 and info.halved and (workers or usable_cpus()) > 1:
-        scratch = take(4 * info.half + 2 * info.state, x.dtype)
-        done = team.forward(
-            zero, team.board_for(x.dtype, workers), info.table, info.halved, info.half, mats, x, y,
-            scratch, info.state,
-        )  # fmt: skip
-        give(scratch)
-        if done:
+    if x.shape[0] == 1 and info.halved:
+        board = team.board_for(x.dtype, workers)
+        # with nobody awake the plain program does as well, and is loaded sooner
+        if board[team.AWAKE] and _in_halves(matrices, board, x, y):
             return y
     if info.flops >= 2 * GRAIN and x.shape[0] < (workers or usable_cpus()):
         _stage_by_stage(matrices, x, y, stages, workers)
@@ -160,6 +156,17 @@ def apply(matrices: Any, x: Array, stages: Sequence[Stage], workers: int | None 
     grain = info.group * max(1, GRAIN // info.flops // info.group)
     run_blocks(block, x.shape[0], grain, workers)
     return y
+
+
+def _in_halves(matrices: Prepared, board: Array, x: Array, y: Array) -> bool:
+    """One row shared by two threads; False if the board is somebody else's."""
+    info, mats = matrices
+    scratch = take(4 * info.half + 2 * info.state, x.dtype)
+    done: bool = team.forward(
+        x.dtype.type(0), board, info.table, info.halved, info.half, mats, x, y, scratch, info.state
+    )
+    give(scratch)
+    return done
 
 
 def _stage_by_stage(

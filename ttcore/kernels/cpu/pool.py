@@ -9,7 +9,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
@@ -36,21 +36,48 @@ def run_blocks(
             block(0, count)
         return
     crew = min(workers or usable_cpus(), -(-count // grain))
-    ranges = _ranges(count, grain, crew)
+    job = _Job(block, _ranges(count, grain, crew))
+    if crew > 1:
+        _start(job.work, crew - 1)
+    job.work()
+    job.finish()
 
-    def work() -> None:
-        while (bounds := _next(ranges)) is not None:
-            block(*bounds)
 
-    futures = _start(work, crew - 1) if crew > 1 else []
-    try:
-        work()
-    finally:
-        for future in futures:
-            future.cancel()  # one that has not begun finds nothing left to do
-    for future in futures:
-        if not future.cancelled():
-            future.result()
+class _Job:
+    """Ranges that threads take until there are none, or one of them failed."""
+
+    def __init__(
+        self, block: Callable[[int, int], None], ranges: Iterator[tuple[int, int]]
+    ) -> None:
+        self._block, self._ranges = block, ranges
+        self._changed = threading.Condition()
+        self._open = 0  # blocks that are being computed
+        self._error: BaseException | None = None
+
+    def work(self) -> None:
+        while (bounds := self._take()) is not None:
+            error = None
+            try:
+                self._block(*bounds)
+            except BaseException as caught:  # raised again by `finish`, in the caller's thread
+                error = caught
+            with self._changed:
+                self._open -= 1
+                self._error = self._error or error
+                self._changed.notify_all()
+
+    def _take(self) -> tuple[int, int] | None:
+        with self._changed:
+            bounds = None if self._error else next(self._ranges, None)
+            self._open += bounds is not None
+            return bounds
+
+    def finish(self) -> None:
+        """Wait for the blocks of others; one whose thread has not begun finds nothing to do."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._open == 0)
+        if self._error is not None:
+            raise self._error
 
 
 def _ranges(count: int, grain: int, crew: int) -> Iterator[tuple[int, int]]:
@@ -62,15 +89,7 @@ def _ranges(count: int, grain: int, crew: int) -> Iterator[tuple[int, int]]:
         first += size
 
 
-_next_lock = threading.Lock()
-
-
-def _next(ranges: Iterator[tuple[int, int]]) -> tuple[int, int] | None:
-    with _next_lock:
-        return next(ranges, None)
-
-
-def _start(work: Callable[[], None], helpers: int) -> list[Future[None]]:
+def _start(work: Callable[[], None], helpers: int) -> None:
     global _pool  # noqa: PLW0603 -- one pool for the process
     try:
         with _lock:
@@ -79,9 +98,10 @@ def _start(work: Callable[[], None], helpers: int) -> list[Future[None]]:
                     max(usable_cpus() - 1, 1), "ttcore", initializer=_register
                 )
             keep_apart(_natives)
-            return [_pool.submit(work) for _ in range(helpers)]
-    except RuntimeError:  # the interpreter is shutting down: the caller works alone
-        return []
+            for _ in range(helpers):
+                _pool.submit(work)
+    except RuntimeError:  # no more threads, or the interpreter is shutting down: the caller works
+        return
 
 
 _natives: list[int] = []  # the system's numbers of the pool's threads
@@ -127,8 +147,8 @@ _current_cpu = _find_current_cpu()
 
 def _forget() -> None:
     """In a forked child the pool's threads do not exist, and its locks may be held by nobody."""
-    global _pool, _lock, _next_lock
-    _pool, _lock, _next_lock = None, threading.Lock(), threading.Lock()
+    global _pool, _lock
+    _pool, _lock = None, threading.Lock()
     _natives.clear()
     _kept_off.clear()
 

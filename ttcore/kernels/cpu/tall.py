@@ -24,8 +24,8 @@ def add_gram(zero, b, rows, columns, total):
 
 
 @compiled
-def sweep(zero, a, scale, basis, back, z, inner, outer, first, last, step):
-    """Rows first..last-1 of Z = s A V; sums of Z^T Z, of R^T R or the squares of R = s A - Z V^T.
+def sweep(zero, a, scale, basis, back, z, inner, outer, step):
+    """Z = s A V; sums of Z^T Z, of R^T R or the squares of R = s A - Z V^T.
 
     Contract
         zero    float64, in which all is computed
@@ -33,16 +33,17 @@ def sweep(zero, a, scale, basis, back, z, inner, outer, first, last, step):
         basis   (m, r): V; back (r, m): -V^T
         z       (N, r) of a's dtype, or (0, r) where it is not wanted
         inner   (r, r), or (0, 0): Z^T Z is added, on and above the diagonal
-        outer   (m, m), or (0, 0): R^T R likewise; returned is the sum of squares where it is (0, 0)
+        outer   (m, m), or (0, 0): R^T R likewise
+        returns the sum of the squares of R where Z is wanted and R^T R is not
         step    rows of a block
     """
-    m, r = a.shape[1], basis.shape[1]
+    n, m, r = a.shape[0], a.shape[1], basis.shape[1]
     flat, out = a.reshape(a.size), z.reshape(z.size)
     rest, part = aligned(basis, step * m), aligned(basis, step * max(r, 1))
     v, w = np.uintp(basis.ctypes.data), np.uintp(back.ctypes.data)
     square = np.zeros(1, basis.dtype)
-    for i in range(first, last, step):
-        rows = min(step, last - i)
+    for i in range(0, n, step):
+        rows = min(step, n - i)
         block = flat[i * m : (i + rows) * m]
         ahead = np.uintp(flat.ctypes.data + (i + rows) * m * a.itemsize)
         for line in range(0, rows * m * a.itemsize, LINE):
@@ -58,10 +59,11 @@ def sweep(zero, a, scale, basis, back, z, inner, outer, first, last, step):
                     place[e] = part[e]
             if inner.shape[0]:
                 add_gram(zero, part, rows, r, inner)
-            gemm(zero, rows, m, r, p, r, 1, w, m, q, m, True)
+            if z.shape[0] or outer.shape[0]:
+                gemm(zero, rows, m, r, p, r, 1, w, m, q, m, True)
         if outer.shape[0]:
             add_gram(zero, rest, rows, m, outer)
-        else:
-            n = rows * m
-            gemm_nt(zero, 1, 1, n, 1, q, n, 0, q, n, 0, np.uintp(square.ctypes.data), 1)
+        elif z.shape[0]:
+            e = rows * m
+            gemm_nt(zero, 1, 1, e, 1, q, e, 0, q, e, 0, np.uintp(square.ctypes.data), 1)
     return square[0]

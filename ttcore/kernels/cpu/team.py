@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ttcore.kernels.cpu.buffers import aligned_array
 from ttcore.kernels.cpu.cache import compiled
 from ttcore.kernels.cpu.memory import acquire, fetch_add, load, pause, store
 from ttcore.kernels.cpu.merging import COLUMNS, INNER, OUTER, ROWS, STATE, K
@@ -223,9 +224,8 @@ def backward(zero, board, table, halved, half, mats, x, gy, gx, gmats, scratch, 
 
 def new_board() -> Array:
     """A closed board, which nobody looks at yet."""
-    room = np.zeros(SIZE + 16, np.int64)
-    skip = -room.ctypes.data % 128 // 8
-    board = room[skip : skip + SIZE]
+    board = aligned_array(SIZE, np.dtype(np.int64))
+    board.fill(0)
     board[NEXT] = CLOSED
     return board
 
@@ -238,20 +238,29 @@ class Team:
         self._zero = dtype.type(0)
         self._last = 0.0
         self._bell = threading.Event()
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def call(self) -> None:
         """Have the helper awake for the next calls, if calls come fast."""
         now = time.perf_counter()
-        if now - self._last < RECENT and not self.board[AWAKE]:
-            self.board[AWAKE] = 1
+        recent, self._last = now - self._last < RECENT, now
+        if not recent or self.board[AWAKE] or not self._lock.acquire(blocking=False):
+            return
+        try:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._help, name="ttcore", daemon=True)
-                self._thread.start()
+                serve(self._zero, new_board(), 0)  # compiles in the caller's thread
+                thread = threading.Thread(target=self._help, name="ttcore", daemon=True)
+                thread.start()
+                self._thread = thread
             if self._thread.native_id is not None:
                 keep_apart([self._thread.native_id])
+            self.board[AWAKE] = 1
             self._bell.set()
-        self._last = now
+        except RuntimeError:  # no more threads, or the interpreter is shutting down
+            return
+        finally:
+            self._lock.release()
 
     def _help(self) -> None:
         while True:
@@ -266,7 +275,8 @@ _teams: dict[Any, Team] = {}
 
 def board_for(dtype: np.dtype[Any], workers: int | None) -> Array:
     """The board of a dtype, its helper called; for one worker a board that no helper sees."""
-    if (workers or usable_cpus()) < 2:
+    cpus = usable_cpus()
+    if min(workers or cpus, cpus) < 2:
         return new_board()
     team = _teams.get(dtype)
     if team is None:

@@ -61,7 +61,8 @@ def _pass(
     outers = np.zeros((shares, m if outer else 0, m if outer else 0))
     squares = np.zeros(shares)
     step = max(8, STEP // m)
-    chunk = share if a.flags.c_contiguous and a.flags.aligned else step * 16
+    plain = a.flags.c_contiguous and a.flags.aligned
+    chunk = share if plain else 16 * step
 
     def block(first: int, last: int) -> None:
         for s in range(first, last):
@@ -69,11 +70,10 @@ def _pass(
             for start in range(s * share, end, chunk):
                 stop = min(start + chunk, end)
                 piece: Any = a[start:stop]
-                if chunk != share:
+                if not plain:
                     piece = np.ascontiguousarray(piece)
                 squares[s] += tall.sweep(
-                    0.0, piece, scale, basis, back, z[start:stop], inners[s], outers[s],
-                    0, stop - start, step,
+                    0.0, piece, scale, basis, back, z[start:stop], inners[s], outers[s], step,
                 )  # fmt: skip
 
     run_blocks(block, shares, 1)

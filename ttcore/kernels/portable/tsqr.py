@@ -23,6 +23,7 @@ from ttcore.typing import Array
 
 BLOCK_BYTES = 2**21
 GAP = 30.0  # between what a basis keeps and what it misses, for that it is tried
+NARROW = 64  # columns up to which a sample is cheap beside any pass
 SAMPLES, SAMPLED = 2, 64  # rows of a sample: so many for each column, and at least so many
 
 
@@ -72,6 +73,8 @@ def sampled_basis(a: np.ndarray[Any, Any], tolerance: float) -> Array | None:
     for the others is not known from them alone: `deflate` tells.
     """
     n, m = a.shape
+    if GAP * tolerance >= 1.0 or (m > NARROW and n < 32 * m):
+        return None  # no gap can show; or the sample costs more than it saves
     chosen = np.random.default_rng(n).integers(0, n, max(SAMPLED, SAMPLES * m))
     rows = in_double(a[np.sort(chosen), :])
     size = float(np.abs(rows).max())
@@ -119,6 +122,14 @@ def householder(a: Array, *, scale: float = 1.0) -> Array:
         block = scaled_block(a, first, last, scale)
         found = triangle(block if found is None else xp.concat([found, block], axis=0))
     return found
+
+
+def is_graded(g: Array) -> bool:
+    """Whether g is the Gram matrix of nearly orthogonal columns, as `graded_root` needs."""
+    norms = np.sqrt(np.abs(np.diagonal(g)))
+    if not norms.size or norms.min() == 0.0:
+        return False
+    return bool(np.linalg.eigvalsh(g / norms[:, None] / norms[None, :])[0] > 0.05)
 
 
 def graded_root(g: Array) -> Array:
