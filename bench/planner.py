@@ -8,7 +8,6 @@ smallest of several rounds, in which all orders take turns: what others on the m
 
 import argparse
 import math
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,10 +17,9 @@ from tqdm import tqdm
 import ttcore as tt
 from ttcore.kernels import dispatch
 from ttcore.planner import WORTH, Kind, batch_class, candidates, flops_of, modes_of
+from ttcore.tuning import measured
 from ttcore.typing import Stage
 
-SLICE = 0.004  # seconds for one order in one round
-ROUNDS = 5
 KEEP = 8  # candidates beside the choice
 
 
@@ -60,37 +58,19 @@ def call(case: Case, stages: tuple[Stage, ...], kind: Kind) -> Callable[[], Any]
     return lambda: chain.matvec_backward(cores, x, gy, stages)
 
 
-def times(calls: list[Callable[[], Any]]) -> list[float]:
-    """The smallest time of each call over rounds in which all take turns."""
-    numbers = []
-    for f in calls:
-        f()
-        start = time.perf_counter()
-        f()
-        numbers.append(max(1, int(SLICE / (time.perf_counter() - start))))
-    best = [math.inf] * len(calls)
-    for _ in range(ROUNDS):
-        for i, (f, number) in enumerate(zip(calls, numbers, strict=True)):
-            start = time.perf_counter()
-            for _ in range(number):
-                f()
-            best[i] = min(best[i], (time.perf_counter() - start) / number)
-    return best
-
-
 def regret(case: Case, kind: Kind, keep: int) -> tuple[float, str]:
     """Time of the planner's choice over that of the best of ``keep`` orders, and a description."""
     W, batch = case
     modes = modes_of(tuple(g.shape for g in W.cores))
     name = W.dtype.name
     found = candidates(modes, batch_class(batch), name, kind, compiled=True, keep=keep)
-    measured = times([call(case, stages, kind) for _, stages in found])
-    best = int(np.argmin(measured))
+    seconds = measured([call(case, stages, kind) for _, stages in found])
+    best = int(np.argmin(seconds))
     text = f"{modes.rows} x {modes.cols}, ranks {modes.ranks[1:-1]}, batch {batch}, {name}"
     for at in {0: None, best: None}:
         stages = " ".join(f"{s.outer}*({s.rows},{s.k},{s.inner})" for s in found[at][1])
-        text += f"\n    {measured[at] * 1e3:.3f} ms, predicted {found[at][0] * 1e3:.3f}: {stages}"
-    return measured[0] / measured[best], text
+        text += f"\n    {seconds[at] * 1e3:.3f} ms, predicted {found[at][0] * 1e3:.3f}: {stages}"
+    return seconds[0] / seconds[best], text
 
 
 def study(title: str, cases: list[Case], kind: Kind, keep: int, limit: float, worst: int) -> None:

@@ -42,7 +42,7 @@ def tune(cores: Cores, batch: int) -> Plan:
     vectors = np.random.default_rng(0).standard_normal((batch, math.prod(modes.cols)))
     x = from_numpy(vectors, cores[0])
     chain = dispatch.chain(compiled)
-    seconds = _measured([_call(chain, cores, x, stages) for _, stages in found])
+    seconds = measured([_call(chain, cores, x, stages) for _, stages in found])
     best = min(range(len(found)), key=seconds.__getitem__)
     order = Order(found[best][1], compiled, seconds[best])
     planner.remember(modes, like, dtype, order)
@@ -53,7 +53,7 @@ def _call(chain: Any, cores: Cores, x: Array, stages: tuple[Stage, ...]) -> Call
     return lambda: chain.matvec(cores, x, stages)
 
 
-def _measured(calls: list[Callable[[], Any]]) -> list[float]:
+def measured(calls: list[Callable[[], Any]]) -> list[float]:
     """The smallest time of each call over rounds in which all take turns."""
     numbers = []
     for call in calls:
