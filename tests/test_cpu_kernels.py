@@ -544,7 +544,7 @@ def test_children_compute_after_fork_and_spawn(method):
 
 
 FIRST_CALL = """
-import json, time
+import json, sys
 import numpy as np
 import ttcore as tt
 W = tt.random_matrix((4, 8, 8, 4), (4, 8, 8, 4), 8, rng=0, dtype=np.float32)
@@ -554,6 +554,7 @@ from ttcore.kernels.cpu import cache, merging, stages
 hits = sum(sum(f.stats.cache_hits.values()) for f in (stages.forward, merging.build))
 print(json.dumps({
     "hits": hits, "sum": float(y.sum()),
+    "scipy": "scipy.linalg" in sys.modules,
     "files": sorted(p.name for p in cache.folder().glob("*")) if cache.folder().exists() else [],
 }))
 """
@@ -566,6 +567,8 @@ def test_a_second_process_finds_everything_compiled(tmp_path):
     assert second["hits"] == 2
     assert second["files"] == first["files"] != []
     assert second["sum"] == first["sum"]
+    assert first["scipy"]  # with all that Numba loads before it compiles,
+    assert not second["scipy"]  # and need not when it does not
 
 
 def test_two_processes_may_fill_the_cache_at_once(tmp_path):

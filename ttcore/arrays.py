@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Any
 
 import array_api_compat
-import array_api_compat.numpy
 import numpy as np
 
 from ttcore.errors import TTTypeError
@@ -34,7 +33,7 @@ _LONG = {np.dtype(np.longdouble).name, np.dtype(np.clongdouble).name} - {"float6
 def namespace(*arrays: Array) -> Any:
     """Array-API namespace of the arrays."""
     if all(isinstance(x, np.ndarray) for x in arrays):
-        return array_api_compat.numpy
+        return np  # since 2.1 itself a namespace of the standard; the one of compat is slow to load
     return array_api_compat.array_namespace(*arrays)
 
 

@@ -8,7 +8,6 @@ by the next method.
 import math
 
 import numpy as np
-import scipy.linalg
 
 from ttcore.arrays import adjoint, detached, host, largest, namespace
 from ttcore.errors import TTConvergenceError, TTValueError
@@ -95,7 +94,9 @@ def _gesdd(x: Array) -> tuple[Array, Array, Array]:
 
 
 def _gesvd(x: Array) -> tuple[Array, Array, Array]:
-    u, s, vh = scipy.linalg.svd(x, full_matrices=False, lapack_driver="gesvd")
+    from scipy.linalg import svd as scipy_svd  # slow to load, and products need none
+
+    u, s, vh = scipy_svd(x, full_matrices=False, lapack_driver="gesvd")
     return u, s, vh
 
 

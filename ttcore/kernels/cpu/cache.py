@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import llvmlite
 import numba
 from numba.core import caching, config
+from numba.core.runtime import rtsys
 
 from ttcore.kernels.cpu.target import features
 
@@ -80,8 +81,12 @@ class _Cache(caching.FunctionCache):
     _impl_class = _Implementation
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
+        # Numba would first load all it knows of typing and lowering, SciPy included: a quarter of a
+        # second. Machine code that is ready needs the runtime that allocates, no more; compiling
+        # loads the rest when it must.
+        rtsys.initialize(target_context)
         try:
-            return super().load_overload(sig, target_context)
+            return self._load_overload(sig, target_context)
         except Exception:
             return None
 
