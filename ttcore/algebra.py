@@ -22,7 +22,7 @@ from ttcore.arrays import (
 )
 from ttcore.errors import TTShapeError, TTTypeError
 from ttcore.orthogonal import Norm, norm, times_left
-from ttcore.scaling import absorb, evened, ldexp, log_of, reach, shifted, unit, unit_exponent
+from ttcore.scaling import absorb, evened, ldexp, log_of, reach, tame, unit
 from ttcore.typing import Array, Cores
 
 
@@ -162,16 +162,10 @@ def products(x: Cores, y: Cores, product: Callable[[Array, Array], Array]) -> Co
     """
     cores, exponent = [], 0
     for pair in zip(x, y, strict=True):
-        (g, a), (h, b) = map(_tame, pair)
+        (g, a), (h, b) = map(tame, pair)
         cores.append(product(g, h))
         exponent += a + b
     return absorb(cores, exponent, None)[0] if exponent else tuple(cores)
-
-
-def _tame(core: Array) -> tuple[Array, int]:
-    """``(unit core, exponent)`` of a core beyond the middle of the range; else it and 0."""
-    exponent = unit_exponent(core)
-    return (core, 0) if abs(exponent) <= reach(core) // 3 else (shifted(core, -exponent), exponent)
 
 
 def conjugate(x: Cores) -> Cores:
@@ -233,7 +227,7 @@ def inner(x: Cores, y: Cores) -> tuple[Any, int]:
     interface = xp.ones((1, 1), dtype=x[0].dtype, **default_device_like(x[0]))
     exponent = 0
     for pair in zip(x, y, strict=True):
-        (g, a), (h, b) = map(_tame, pair)
+        (g, a), (h, b) = map(tame, pair)
         half = times_left(interface, h)  # (r, n, s')
         r, n, t = g.shape
         # P' = sum_i G(i)^H P H(i)

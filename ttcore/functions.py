@@ -6,11 +6,12 @@ from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 
-from ttcore import algebra, joining, linear, parts
+from ttcore import algebra, joining, linear, parts, rounding
 from ttcore.arrays import as_array, check_same_library, common, namespace
 from ttcore.contraction import check_axes
 from ttcore.errors import TTShapeError, TTTypeError, TTValueError
 from ttcore.matrix import TTMatrix
+from ttcore.operands import Sum
 from ttcore.orthogonal import norm
 from ttcore.scalars import kind
 from ttcore.scaling import ldexp, log_of
@@ -184,9 +185,11 @@ def round_sum(
                 f"term {k} is no pair (number, train); round_sum takes [(c1, a1), (c2, a2), …]"
             )
     scaled = [number * train for number, train in terms]
-    total = scaled[0]._like(algebra.add(*(scaled[0]._paired(train)[1] for train in scaled)))
-    result: T | tuple[T, Info] = total.round(eps=eps, max_rank=max_rank, full_output=full_output)
-    return result
+    flat, info, center = rounding.round_operand(
+        Sum([scaled[0]._paired(train)[1] for train in scaled]), eps=eps, max_rank=max_rank
+    )
+    rounded = scaled[0]._like(flat, center)
+    return (rounded, info) if full_output else rounded
 
 
 def concatenate(ts: Sequence[TTTensor], axis: int = 0) -> TTTensor:

@@ -8,16 +8,13 @@ from typing import NamedTuple
 
 from ttcore.arrays import (
     adjoint,
-    astype,
     conj,
     default_device_like,
     detached,
-    dtype_name,
     largest,
     namespace,
 )
 from ttcore.factorisations import qr, svd, triangle
-from ttcore.kernels.dispatch import tsqr
 from ttcore.scaling import absorb, unit, unit_cores
 from ttcore.typing import Array, Cores
 
@@ -30,11 +27,6 @@ class Norm(NamedTuple):
 
     value: float
     exponent: int
-
-
-def by_gram(a: Array, *, fine: bool) -> Array:
-    """R from one Gram matrix, blind below sqrt(u), or with ``fine`` from two."""
-    return astype(tsqr.r_factor(a, tsqr.gram(a), fine=fine), dtype_name(a.dtype))
 
 
 def norm(cores: Cores, center: int | None = None) -> Norm:
@@ -56,14 +48,13 @@ def norm(cores: Cores, center: int | None = None) -> Norm:
 
 
 def right_factors(
-    cores: Sequence[Array], factor: Factor, *, stop: int = 1, orthogonal_from: int | None = None
+    cores: Sequence[Array], factor: Factor, *, stop: int = 1
 ) -> dict[int, tuple[Array, int]]:
     """For each bond k >= stop, left of core k.
 
     (R, e), such that 2**e R has the Gram matrix of the rows right of it.
 
-    Cores from ``orthogonal_from`` on are right-orthogonal: there R is the identity. Bond d, right
-    of everything, has R = 1.
+    Bond d, right of everything, has R = 1.
     """
     xp = namespace(*cores)
     d = len(cores)
@@ -71,9 +62,6 @@ def right_factors(
     found = {d: (xp.eye(1, **place), 0)}
     for k in range(d - 1, stop - 1, -1):
         r, n, s = cores[k].shape
-        if orthogonal_from is not None and k >= orthogonal_from:
-            found[k] = xp.eye(r, **place), 0
-            continue
         right, exponent = found[k + 1]
         rows = xp.reshape(cores[k], (r * n, s)) @ adjoint(right)
         small, shift = unit(factor(adjoint(xp.reshape(rows, (r, n * right.shape[0])))))

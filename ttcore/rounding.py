@@ -1,11 +1,9 @@
-"""Rounding of trains.
-
-The same tensor to a given accuracy with smaller ranks, on three-way cores (r, n, r').
+"""Rounding of trains, and of sums and products of trains that are never formed.
 
 A train is rounded from the left. Before a bond is cut, the cores on its left are orthonormal, and
-the part on its right enters through a small matrix R alone, R^H R being the Gram matrix of its
-rows: the best truncation of M R^H is the best one of the whole unfolding. The methods differ in how
-they come by R.
+the part on its right enters through a small matrix W alone, W W^H being the Gram matrix of its
+rows: the best truncation of M W is the best one of the whole unfolding. The methods differ in how
+they come by W.
 
 Sources: I. V. Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 33(5), 2011; H. Al Daas,
 G. Ballard, L. Manning, Parallel Tensor Train Rounding using Gram SVD, IPDPS 2022.
@@ -14,23 +12,33 @@ G. Ballard, L. Manning, Parallel Tensor Train Rounding using Gram SVD, IPDPS 202
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from typing import Any
 
 import numpy as np
 
-from ttcore.arrays import adjoint, detached, in_double, namespace, rounding_unit
+from ttcore.arrays import (
+    adjoint,
+    default_device_like,
+    detached,
+    in_double,
+    namespace,
+    rounding_unit,
+)
 from ttcore.cores import ranks_of
 from ttcore.errors import TTValueError
-from ttcore.factorisations import svd, triangle
-from ttcore.orthogonal import Factor, by_gram, norm, reversed_cores, right_factors, times_left
-from ttcore.scaling import absorb, ldexp, unit, unit_cores
+from ttcore.leading import leading
+from ttcore.operands import Formed, Operand
+from ttcore.orthogonal import reversed_cores
+from ttcore.rowspace import distortion, factor
+from ttcore.scaling import absorb, ldexp, unit
 from ttcore.sketching import sketch
-from ttcore.truncation import Info, check_eps, check_max_rank, choose_rank, noise, per_bond
+from ttcore.truncation import Info, check_eps, check_max_rank, noise, per_bond
 from ttcore.typing import RNG, Array, Cores
 
 METHODS = ("svd", "gram", "randomized")
-OVERSAMPLING = 10
 CONFIDENCE = 3.0  # times the estimated error of a sketch must fit the budget
+
+Rounded = tuple[Cores, Info, int | None]
 
 
 def round_cores(
@@ -42,7 +50,7 @@ def round_cores(
     method: str = "svd",
     rng: RNG = None,
     center: int | None = None,
-) -> tuple[Cores, Info, int | None]:
+) -> Rounded:
     """A train of smaller ranks close to the given one; the options are those of `TTTensor.round`.
 
     Parameters
@@ -59,76 +67,77 @@ def round_cores(
         Orthogonality centre of the result; None where its norm is too far out of range for one
         core.
     """
-    eps, atol = check_eps(eps), check_eps(atol, "atol")
-    caps = check_max_rank(max_rank, len(cores))
     if method not in METHODS:
         raise TTValueError(
             f"method={method!r} is unknown; choose {', '.join(map(repr, METHODS[:-1]))} or "
             f"{METHODS[-1]!r}"
         )
     if method == "randomized":
-        return _round_by_sketch(cores, eps, caps, atol, rng)
-    if method == "svd":
-        return _truncate(cores, eps, caps, atol, triangle, center, method)
-    # relative errors of one Gram matrix for each bond add up along the sweep
-    unseen = math.sqrt(sum(ranks_of(cores)) * rounding_unit(in_double(cores[0])))
-    smallest = max(per_bond(eps, len(cores)), noise(1, rounding_unit(cores[0])))
-    fine = smallest < 9.0 * unseen
-    factor = partial(by_gram, fine=fine)
-    return _truncate(cores, eps, caps, atol, factor, center, method, 0.0 if fine else unseen)
-
-
-def _truncate(
-    cores: Cores,
-    eps: float,
-    caps: tuple[float, ...],
-    atol: float,
-    factor: Factor,
-    center: int | None,
-    method: str,
-    unseen: float = 0.0,
-) -> tuple[Cores, Info, int | None]:
-    """Round with factors R that miss at most ``unseen`` of the norm at each bond."""
-    xp = namespace(*cores)
+        return round_randomized(Formed(cores), eps=eps, max_rank=max_rank, atol=atol, rng=rng)
     d = len(cores)
-    if center is not None and 2 * center >= d:
-        turned = reversed_cores(cores)  # from that end more cores are known to be orthonormal
-        found, info, new = _truncate(
-            turned, eps, caps[::-1], atol, factor, d - 1 - center, method, unseen
+    if center is not None and 2 * center >= d:  # from that end more cores are known orthonormal
+        turned, info, new = round_operand(
+            Formed(reversed_cores(cores)),
+            eps=eps,
+            max_rank=None if max_rank is None else check_max_rank(max_rank, d)[::-1],
+            atol=atol,
+            method=method,
+            center=d - 1 - center,
         )
         info = replace(info, ranks=info.ranks[::-1], discarded=info.discarded[::-1])
-        return reversed_cores(found), info, None if new is None else d - 1 - new
-    loose = (
-        d if center is None else center + 1
-    )  # cores from here on are orthonormal: left as they are
-    scaled, exponent = unit_cores(cores[:loose])
-    scaled += cores[loose:]
-    if d == 1:  # no factorisation makes this core ours
-        scaled = [xp.asarray(scaled[0], copy=True)]
+        return reversed_cores(turned), info, None if new is None else d - 1 - new
+    return round_operand(
+        Formed(cores), eps=eps, max_rank=max_rank, atol=atol, method=method, center=center
+    )
+
+
+def round_operand(
+    operand: Operand,
+    *,
+    eps: float | None = None,
+    max_rank: Any = None,
+    atol: float = 0.0,
+    method: str = "svd",
+    center: int | None = None,
+) -> Rounded:
+    """A train close to ``operand``, with the guarantee; see `round_cores`."""
+    d = len(operand.modes)
+    eps, atol = check_eps(eps), check_eps(atol, "atol")
+    caps = check_max_rank(max_rank, d)
+    coarse, unseen = False, 0.0  # what the factors W may miss of the norm at each bond
+    if method == "gram":
+        # relative errors of one Gram matrix for each bond add up along the sweep
+        unseen = math.sqrt(sum(operand.ranks) * rounding_unit(in_double(operand.like)))
+        smallest = max(per_bond(eps, d), noise(1, rounding_unit(operand.like)))
+        coarse = smallest >= 9.0 * unseen
+        unseen = unseen if coarse else 0.0
     # the bases are found out of autograd's reach: gradients flow through the projections alone,
     # and are those of the identity where nothing is discarded
-    right = right_factors([detached(core) for core in scaled], factor, orthogonal_from=loose)
+    loose = d if center is None else center + 1  # cores from here on are orthonormal
+    right = _right_factors(operand, loose, coarse=coarse)
+    trust = 1.0 - min(0.5, sum(map(distortion, operand.ranks[1:loose])))
+    like, xp = operand.like, namespace(operand.like)
     done: list[Array] = []
     lost: list[tuple[float, int]] = []
-    left = scaled[0]
+    one = xp.ones((1, 1), dtype=like.dtype, **default_device_like(like))
+    left, exponent = unit(operand.left(0, one))
+    exponent += operand.exponent
     size, origin, budget = 0.0, 0, 0.0  # norm = size * 2**origin
     for k in range(d - 1):
         r, n, s = left.shape
         rows = xp.reshape(left, (r * n, s))
-        root, shift = right[k + 1]
-        u, values, _ = svd(detached(rows) @ adjoint(root), f"the unfolding at bond {k}")
-        if k == 0:
-            size, origin = float(xp.linalg.vector_norm(values)), exponent + shift
-            budget = max(per_bond(eps, d) * size, ldexp(per_bond(atol, d), -origin))
-            budget = min(budget, 2.0 * size)  # more than all there is
-            budget = math.sqrt(max(budget**2 - (unseen * size) ** 2, 0.0))
+        w, shift = right.get(k + 1, (None, 0))
         now = exponent + shift
-        lost_in_noise = noise(int(values.shape[0]), rounding_unit(left)) * size
-        rank, tail = choose_rank(values, ldexp(max(budget, lost_in_noise), origin - now), caps[k])
-        lost.append((tail, now))
-        u = u[:, :rank]
-        done.append(xp.reshape(u, (r, n, rank)))
-        left, step = unit(times_left(adjoint(u) @ rows, scaled[k + 1]))
+        seen = detached(rows) if w is None else detached(rows) @ w
+        if k == 0:
+            size, origin = float(xp.linalg.vector_norm(seen)), now
+            budget = max(per_bond(eps, d) * size, ldexp(per_bond(atol, d), -origin))
+            budget = trust * min(budget, 2.0 * size)  # more than all there is
+            budget = math.sqrt(max(budget**2 - (unseen * size) ** 2, 0.0))
+        found = leading(seen, ldexp(budget, origin - now), caps[k], f"the unfolding at bond {k}")
+        lost.append((found.missed, now))
+        done.append(xp.reshape(found.vectors, (r, n, found.vectors.shape[1])))
+        left, step = unit(operand.left(k + 1, adjoint(found.vectors) @ rows))
         exponent += step
     rounded, new_center = absorb([*done, left], exponent, d - 1)
     error = math.hypot(*(ldexp(tail, now - origin) for tail, now in lost)) / size if size else 0.0
@@ -139,30 +148,51 @@ def _truncate(
     return rounded, Info(error, kind, ranks_of(rounded), discarded, method), new_center
 
 
-def _round_by_sketch(
-    cores: Cores, eps: float, caps: tuple[float, ...], atol: float, rng: RNG
-) -> tuple[Cores, Info, int | None]:
-    """Half of the squared budget for the sketch, the rest for the truncation of what it found."""
-    generator = np.random.default_rng(rng)
-    scaled, exponent = unit_cores(cores)
-    enough = min(max(ranks_of(cores)), max(caps, default=1) + OVERSAMPLING)
-    size = int(min(16, enough))
-    while True:
-        found, shift, missed = sketch(scaled, size, generator)
-        value, own = norm(tuple(found), len(found) - 1)
-        absolute = ldexp(atol / value, -(own + shift + exponent)) if value else math.inf
-        sought = max(eps, absolute, noise(size, rounding_unit(scaled[0])))
-        if size >= enough or CONFIDENCE * missed <= sought * math.sqrt(0.5):
-            break
-        size = int(min(2 * size, enough))
-    share = math.sqrt(0.5) if missed else 1.0
-    sketched, center = absorb(found, shift + exponent, len(found) - 1)
-    rounded, info, new = _truncate(
-        sketched, share * eps, caps, share * atol, triangle, center, "randomized"
+def _right_factors(operand: Operand, loose: int, *, coarse: bool) -> dict[int, tuple[Array, int]]:
+    """(W, e) for each bond before ``loose``: 2**e W has the Gram matrix of the rows right of it."""
+    xp, like = namespace(operand.like), operand.like
+    d = len(operand.modes)
+    last = min(loose, d)
+    rank = operand.ranks[last]
+    right = xp.eye(rank, dtype=like.dtype, **default_device_like(like))
+    exponent = 0
+    found: dict[int, tuple[Array, int]] = {}
+    for k in range(last - 1, 0, -1):
+        rows = detached(operand.right(k, right))
+        r, n, p = rows.shape
+        rows, before = unit(xp.reshape(rows, (r, n * p)))
+        right, after = unit(factor(rows, coarse=coarse))
+        exponent += before + after
+        found[k] = right, exponent
+    return found
+
+
+def round_randomized(
+    operand: Operand,
+    *,
+    eps: float | None = None,
+    max_rank: int | Sequence[int] | None = None,
+    atol: float = 0.0,
+    rng: RNG = None,
+) -> Rounded:
+    """Half of the squared budget for a sketch, the rest for the truncation of what it found."""
+    eps, atol = check_eps(eps), check_eps(atol, "atol")
+    caps = check_max_rank(max_rank, len(operand.modes))
+    half = math.sqrt(0.5)
+
+    def allowed(size: int, value: float, exponent: int) -> float:
+        """Relative error that a sketch may have whose result has norm ``value * 2**exponent``."""
+        absolute = ldexp(atol / value, -exponent) if value else math.inf
+        return half * max(eps, absolute, noise(size, rounding_unit(operand.like))) / CONFIDENCE
+
+    cores, exponent, missed = sketch(
+        operand, max(caps, default=1), allowed, np.random.default_rng(rng)
+    )
+    sketched, center = absorb(cores, exponent, len(cores) - 1)
+    share = half if missed else 1.0
+    rounded, info, center = round_cores(
+        sketched, eps=share * eps, max_rank=max_rank, atol=share * atol, center=center
     )
     kind = "estimate" if missed else "measured"
-    return (
-        rounded,
-        Info(math.hypot(info.error, missed), kind, info.ranks, info.discarded, "randomized"),
-        new,
-    )
+    error = math.hypot(info.error, missed)
+    return rounded, replace(info, error=error, error_kind=kind, method="randomized"), center

@@ -8,6 +8,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ttcore.arrays import dtype_name, largest
 from ttcore.factorisations import check_finite
 from ttcore.typing import Array, Cores
@@ -46,6 +48,47 @@ def unit(x: Array) -> tuple[Array, int]:
     return shifted(x, -exponent), exponent
 
 
+def is_ordinary(core: Array, part: int = 4) -> bool:
+    """Whether the core is surely finite, and its norm within a ``part`` of the range of exponents.
+
+    Read once, by BLAS; False where that would need a copy, or is not NumPy's.
+    """
+    if not isinstance(core, np.ndarray) or not core.flags.c_contiguous:
+        return False
+    with np.errstate(all="ignore"):
+        square = float(np.vdot(core, core).real)
+    room = 2.0 ** (2 * reach(core) // part)
+    return 1.0 / room < square < room
+
+
+def tame(core: Array) -> tuple[Array, int]:
+    """``(core, 0)``, or ``(y, e)`` with ``core == y * 2**e`` where squares may leave the range."""
+    if is_ordinary(core):
+        return core, 0
+    exponent = unit_exponent(core)
+    return (core, 0) if abs(exponent) <= reach(core) // 4 else (shifted(core, -exponent), exponent)
+
+
+def tame_cores(cores: Cores) -> tuple[list[Array], int]:
+    """Every core as by `tame`, and the sum of the exponents.
+
+    Raises
+    ------
+    TTValueError
+        If a core holds NaN or Inf, naming it.
+    """
+    tamed, total = [], 0
+    for k, core in enumerate(cores):
+        if is_ordinary(core):
+            tamed.append(core)
+            continue
+        check_finite(core, f"core {k}")
+        small, exponent = tame(core)
+        tamed.append(small)
+        total += exponent
+    return tamed, total
+
+
 def unit_cores(cores: Cores) -> tuple[list[Array], int]:
     """Every core brought to unit size, and the sum of the exponents.
 
@@ -69,6 +112,8 @@ def evened(cores: Sequence[Array]) -> Cores:
     Trains that stand beside each other in the blocks of a sum must not carry their scales in
     different cores.
     """
+    if all(is_ordinary(core, 16) for core in cores):
+        return tuple(cores)
     exponents = [unit_exponent(core) for core in cores]
     if all(
         abs(exponent) <= reach(core) // 16 for exponent, core in zip(exponents, cores, strict=True)

@@ -6,23 +6,45 @@ Saibaba, Randomized Algorithms for Rounding in the Tensor-Train Format, SIAM J. 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ttcore.arrays import adjoint, default_device_like, detached, from_numpy, namespace
+from ttcore.arrays import (
+    adjoint,
+    default_device_like,
+    detached,
+    from_numpy,
+    host,
+    namespace,
+    rounding_unit,
+)
 from ttcore.factorisations import qr
-from ttcore.orthogonal import times_left, times_right
+from ttcore.operands import Operand
 from ttcore.scaling import ldexp, unit
+from ttcore.truncation import noise
 from ttcore.typing import Array
 
 PROBES = 10
+OVERSAMPLING = 10
+FIRST = 24  # width of the first sketch
+HOPELESS = 4.0  # times the allowed error, of an estimated norm: a sketch is given up
+
+#: (width, value, exponent) -> relative error allowed where the norm is ``value * 2**exponent``
+Allowed = Callable[[int, float, int], float]
+#: for each bond k: (W, e), the rows right of it times random vectors being ``2**e W``
+Products = dict[int, tuple[Array, int]]
 
 
 def sketch(
-    cores: Sequence[Array], size: int, generator: np.random.Generator
+    operand: Operand, most: float, allowed: Allowed, generator: np.random.Generator
 ) -> tuple[list[Array], int, float]:
-    """Left-orthogonal cores of ranks <= ``size`` near a train of unit cores.
+    """Left-orthogonal cores near ``operand``, of ranks that grow until the error is allowed.
+
+    Parameters
+    ----------
+    most : float
+        Rank beyond which none is of use to the caller.
 
     Returns
     -------
@@ -34,53 +56,101 @@ def sketch(
         Estimated Frobenius norm of the difference, relative to the norm of the result; inf where
         that is zero and the difference is not.
     """
-    xp = namespace(*cores)
-    fixed = [detached(core) for core in cores]
-    sketches = _right_products(fixed, size, generator)
-    probes = _right_products(fixed, PROBES, generator)
+    enough = int(min(max(operand.ranks), most + OVERSAMPLING))
+    size = min(FIRST, enough)
+    probes, sketches = _right_products(operand, (PROBES, size), generator)
+    while True:
+        final = size >= enough
+        limit = None if final else allowed
+        found = _left_orthogonal(operand, sketches, probes, size, limit)
+        if found is not None:
+            cores, exponent, missed, value = found
+            if final or missed <= allowed(size, value, exponent):
+                return cores, exponent, missed
+        grown = min(2 * size, enough)
+        (more,) = _right_products(operand, (grown - size,), generator)
+        xp, size = namespace(operand.like), grown
+        sketches = {
+            k: (xp.concat([w, more[k][0]], axis=1), 0) if k < len(operand.modes) else (w, 0)
+            for k, (w, _) in sketches.items()
+        }
+
+
+def _left_orthogonal(
+    operand: Operand, sketches: Products, probes: Products, size: int, allowed: Allowed | None
+) -> tuple[list[Array], int, float, float] | None:
+    """The cores, their exponent, the relative error, and the norm; None if it is hopeless."""
+    xp, like = namespace(operand.like), operand.like
+    d = len(operand.modes)
     done: list[Array] = []
-    exponent = 0
     missed: list[tuple[float, int]] = []
-    left = cores[0]
-    for k in range(len(cores) - 1):
+    one = xp.ones((1, 1), dtype=like.dtype, **default_device_like(like))
+    left, exponent = unit(operand.left(0, one))
+    exponent += operand.exponent
+    limit, origin = math.inf, 0
+    for k in range(d - 1):
         r, n, s = left.shape
         rows = xp.reshape(left, (r * n, s))
-        right, _ = sketches[k + 1]
+        fixed, (right, _), (probe, shift) = detached(rows), sketches[k + 1], probes[k + 1]
         # a sketch no narrower than the bond spans all of it
-        q, _ = qr(detached(rows) if right.shape[1] >= s else detached(rows) @ right)
+        whole = right.shape[1] >= s
+        q = _basis(fixed if whole else fixed @ right)
+        if k == 0 and allowed is not None:
+            origin = exponent + shift
+            value = float(xp.linalg.matrix_norm(fixed @ probe)) / math.sqrt(PROBES)
+            limit = HOPELESS * value * allowed(size, value, origin)
         seen = adjoint(q) @ rows
-        probe, shift = probes[k + 1]
-        residual = detached(rows - q @ seen) @ probe if q.shape[1] < min(r * n, s) else None
-        if residual is not None:
+        if not whole and q.shape[1] < r * n:
+            residual = fixed @ probe - q @ (detached(seen) @ probe)
             value = float(xp.linalg.matrix_norm(residual)) / math.sqrt(PROBES)
+            if ldexp(value, exponent + shift - origin) > limit:
+                return None
             missed.append((value, exponent + shift))
         done.append(xp.reshape(q, (r, n, q.shape[1])))
-        left, step = unit(times_left(seen, cores[k + 1]))
+        left, step = unit(operand.left(k + 1, seen))
         exponent += step
     done.append(left)
-    size_of_result = float(xp.linalg.vector_norm(detached(left)))
-    error = math.hypot(*(ldexp(value, shift - exponent) for value, shift in missed))
-    relative = error / size_of_result if size_of_result else (math.inf if error else 0.0)
-    return done, exponent, relative
+    value = float(xp.linalg.vector_norm(detached(left)))
+    error = math.hypot(*(ldexp(x, shift - exponent) for x, shift in missed))
+    relative = error / value if value else (math.inf if error else 0.0)
+    return done, exponent, relative, value
+
+
+def _basis(x: Array) -> Array:
+    """Orthonormal columns that span those of x; trailing ones that are noise are left out.
+
+    The columns of a sketch are random: once one depends on those before it, all later ones do.
+    """
+    q, r = qr(x)
+    sizes = np.abs(np.diagonal(host(r)))
+    least = noise(len(sizes), rounding_unit(x)) * float(namespace(r).linalg.vector_norm(r))
+    rank = int(np.flatnonzero(sizes > least)[-1]) + 1 if sizes.max() > least else 1
+    return q[:, :rank]
 
 
 def _right_products(
-    cores: Sequence[Array], size: int, generator: np.random.Generator
-) -> dict[int, tuple[Array, int]]:
-    """For each bond k: (W, e), the rows right of it times ``size`` random vectors being ``2**e W``.
+    operand: Operand, sizes: Sequence[int], generator: np.random.Generator
+) -> list[Products]:
+    """Products with independent sets of ``sizes`` random vectors, in one pass over the operand.
 
-    The vectors are the columns of a Gaussian train of ranks ``size``, scaled so that E‖x w‖² = ‖x‖²
-    for each.
+    The vectors of a set are the columns of a Gaussian train of ranks ``size``, scaled so that
+    E‖x w‖² = ‖x‖² for each.
     """
-    xp = namespace(*cores)
-    place = {"dtype": cores[0].dtype, **default_device_like(cores[0])}
-    found = {len(cores): (xp.ones((1, 1), **place), 0)}
-    for k in range(len(cores) - 1, 0, -1):
-        right, exponent = found[k + 1]
-        r, n, _ = cores[k].shape
-        columns = right.shape[1]
-        random = generator.standard_normal((n * columns, size)) / math.sqrt(columns)
-        rows = xp.reshape(times_right(cores[k], right), (r, n * columns))
-        product, shift = unit(rows @ from_numpy(random, cores[k]))
-        found[k] = product, exponent + shift
+    xp, like = namespace(operand.like), operand.like
+    d = len(operand.modes)
+    one = xp.ones((1, 1), dtype=like.dtype, **default_device_like(like))
+    found: list[Products] = [{d: (one, 0)} for _ in sizes]
+    for k in range(d - 1, 0, -1):
+        pieces = [products[k + 1][0] for products in found]
+        both = detached(operand.right(k, xp.concat(pieces, axis=1)))
+        r, n, _ = both.shape
+        start = 0
+        for products, size in zip(found, sizes, strict=True):
+            right, exponent = products[k + 1]
+            columns = right.shape[1]
+            random = generator.standard_normal((n * columns, size)) / math.sqrt(columns)
+            rows = xp.reshape(both[:, :, start : start + columns], (r, n * columns))
+            product, shift = unit(rows @ from_numpy(random, like))
+            products[k] = product, exponent + shift
+            start += columns
     return found

@@ -1,0 +1,156 @@
+"""What can be rounded: a train, or a sum or product of trains that is never formed.
+
+Rounding needs two contractions, one from each side. A sum has them term by term, a product factor
+by factor; its large cores never exist.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate, islice
+from typing import Protocol
+
+from ttcore.algebra import modes_of
+from ttcore.arrays import common, namespace
+from ttcore.cores import ranks_of
+from ttcore.orthogonal import times_left, times_right
+from ttcore.scaling import evened, ldexp, tame_cores
+from ttcore.typing import Array, Cores
+
+
+class Operand(Protocol):
+    """A tensor ``2**exponent`` times a train of cores (r_k, n_k, r_{k+1}), by what they do."""
+
+    modes: tuple[int, ...]
+    ranks: tuple[int, ...]  # d + 1, the outer ones 1
+    exponent: int
+    like: Array  # whose library, dtype and device all have
+
+    def left(self, k: int, t: Array) -> Array:
+        """The matrix t (q, r_k) times core k: (q, n_k, r_{k+1})."""
+
+    def right(self, k: int, w: Array) -> Array:
+        """Core k times the matrix w (r_{k+1}, p): (r_k, n_k, p)."""
+
+
+class Formed:
+    """A train that exists."""
+
+    def __init__(self, cores: Cores) -> None:
+        self.cores, self.exponent = tame_cores(cores)
+        self.modes, self.ranks, self.like = modes_of(cores), ranks_of(cores), cores[0]
+
+    def left(self, k: int, t: Array) -> Array:
+        """The matrix t (q, r_k) times core k: (q, n_k, r_{k+1})."""
+        return times_left(t, self.cores[k])
+
+    def right(self, k: int, w: Array) -> Array:
+        """Core k times the matrix w (r_{k+1}, p): (r_k, n_k, p)."""
+        return times_right(self.cores[k], w)
+
+
+class Sum:
+    """The sum of trains of equal modes and any dtypes."""
+
+    def __init__(self, trains: Sequence[Cores]) -> None:
+        every = iter(common([core for cores in trains for core in evened(cores)]))
+        pairs = [tame_cores(tuple(islice(every, len(trains[0])))) for _ in trains]
+        self.exponent = max(exponent for _, exponent in pairs)
+        for cores, exponent in pairs:
+            if exponent != self.exponent:  # what vanishes beside the others does so here
+                cores[0] = cores[0] * ldexp(1.0, exponent - self.exponent)
+        self.sites = list(zip(*(cores for cores, _ in pairs), strict=True))
+        self.modes, self.like = modes_of(trains[0]), self.sites[0][0]
+        inner = [sum(core.shape[0] for core in site) for site in self.sites[1:]]
+        self.ranks = (1, *map(int, inner), 1)
+
+    def left(self, k: int, t: Array) -> Array:
+        """As of any `Operand`, term by term."""
+        xp, site, q = namespace(t), self.sites[k], t.shape[0]
+        if self._alike(k):
+            r, n, s = site[0].shape
+            pieces = xp.permute_dims(xp.reshape(t, (q, len(site), r)), (1, 0, 2))
+            found = pieces @ xp.reshape(xp.stack(site), (len(site), r, n * s))
+            found = xp.permute_dims(xp.reshape(found, (len(site), q, n, s)), (1, 2, 0, 3))
+            return xp.reshape(found, (q, n, len(site) * s))
+        pieces = [t] * len(site) if k == 0 else _cut(t, 1, [core.shape[0] for core in site])
+        parts = [times_left(piece, core) for piece, core in zip(pieces, site, strict=True)]
+        return sum(parts[1:], parts[0]) if k == len(self.sites) - 1 else xp.concat(parts, axis=2)
+
+    def right(self, k: int, w: Array) -> Array:
+        """As of any `Operand`, term by term."""
+        xp, site = namespace(w), self.sites[k]
+        if self._alike(k):
+            r, n, s = site[0].shape
+            stacked = xp.reshape(xp.stack(site), (len(site), r * n, s))
+            found = stacked @ xp.reshape(w, (len(site), s, w.shape[1]))
+            return xp.reshape(found, (len(site) * r, n, w.shape[1]))
+        last = k == len(self.sites) - 1
+        pieces = [w] * len(site) if last else _cut(w, 0, [core.shape[2] for core in site])
+        parts = [times_right(core, piece) for core, piece in zip(site, pieces, strict=True)]
+        return sum(parts[1:], parts[0]) if k == 0 else xp.concat(parts, axis=0)
+
+    def _alike(self, k: int) -> bool:
+        """Whether the terms go through one batched product."""
+        return 0 < k < len(self.sites) - 1 and len({core.shape for core in self.sites[k]}) == 1
+
+
+def _cut(x: Array, axis: int, sizes: Sequence[int]) -> list[Array]:
+    """The matrix x cut along an axis into pieces of the given sizes."""
+    slices = [slice(end - size, end) for end, size in zip(accumulate(sizes), sizes, strict=True)]
+    return [x[part, :] if axis == 0 else x[:, part] for part in slices]
+
+
+class Hadamard:
+    """The elementwise product of two trains of equal modes and one dtype."""
+
+    def __init__(self, x: Cores, y: Cores) -> None:
+        (self.x, a), (self.y, b) = tame_cores(x), tame_cores(y)
+        self.exponent, self.modes, self.like = a + b, modes_of(x), x[0]
+        self.ranks = tuple(r * s for r, s in zip(ranks_of(x), ranks_of(y), strict=True))
+
+    def left(self, k: int, t: Array) -> Array:
+        """As of any `Operand`, mode by mode."""
+        xp, g, h = namespace(t), self.x[k], self.y[k]
+        (r, n, r_), (s, _, s_), q = g.shape, h.shape, t.shape[0]
+        half = xp.tensordot(xp.reshape(t, (q, r, s)), h, axes=1)  # (q, r, n, s')
+        half = xp.reshape(xp.permute_dims(half, (2, 0, 3, 1)), (n, q * s_, r))
+        found = xp.reshape(half @ xp.permute_dims(g, (1, 0, 2)), (n, q, s_, r_))
+        return xp.reshape(xp.permute_dims(found, (1, 0, 3, 2)), (q, n, r_ * s_))
+
+    def right(self, k: int, w: Array) -> Array:
+        """As of any `Operand`, mode by mode."""
+        xp, g, h = namespace(w), self.x[k], self.y[k]
+        (r, n, r_), (s, _, s_), p = g.shape, h.shape, w.shape[1]
+        half = xp.tensordot(h, xp.reshape(w, (r_, s_, p)), axes=((2,), (1,)))  # (s, n, r', p)
+        half = xp.reshape(xp.permute_dims(half, (1, 2, 0, 3)), (n, r_, s * p))
+        found = xp.reshape(xp.permute_dims(g, (1, 0, 2)) @ half, (n, r, s, p))
+        return xp.reshape(xp.permute_dims(found, (1, 2, 0, 3)), (r * s, n, p))
+
+
+class Composed:
+    """A TT-matrix times a TT-matrix: cores (r, m, c, r') and (s, c, n, s') of one dtype.
+
+    Times a TT-tensor where all n are 1.
+    """
+
+    def __init__(self, a: Cores, x: Cores) -> None:
+        (self.a, i), (self.x, j) = tame_cores(a), tame_cores(x)
+        self.exponent, self.like = i + j, x[0]
+        self.modes = tuple(int(g.shape[1] * h.shape[2]) for g, h in zip(a, x, strict=True))
+        inner = [int(g.shape[0] * h.shape[0]) for g, h in zip(a[1:], x[1:], strict=True)]
+        self.ranks = (1, *inner, 1)
+
+    def left(self, k: int, t: Array) -> Array:
+        """As of any `Operand`, factor by factor."""
+        xp, g, h = namespace(t), self.a[k], self.x[k]
+        (r, m, _, r_), (s, _, n, s_), q = g.shape, h.shape, t.shape[0]
+        half = xp.tensordot(xp.reshape(t, (q, r, s)), h, axes=1)  # (q, r, c, n, s')
+        found = xp.tensordot(half, g, axes=((1, 2), (0, 2)))  # (q, n, s', m, r')
+        return xp.reshape(xp.permute_dims(found, (0, 3, 1, 4, 2)), (q, m * n, r_ * s_))
+
+    def right(self, k: int, w: Array) -> Array:
+        """As of any `Operand`, factor by factor."""
+        xp, g, h = namespace(w), self.a[k], self.x[k]
+        (r, m, _, r_), (s, _, n, s_), p = g.shape, h.shape, w.shape[1]
+        half = xp.tensordot(h, xp.reshape(w, (r_, s_, p)), axes=((3,), (1,)))  # (s, c, n, r', p)
+        found = xp.tensordot(g, half, axes=((2, 3), (1, 3)))  # (r, m, s, n, p)
+        return xp.reshape(xp.permute_dims(found, (0, 2, 1, 3, 4)), (r * s, m * n, p))
