@@ -26,7 +26,6 @@ _NAMES = {
         "distance",
         "kron",
         "log_vdot",
-        "round_sum",
         "stack",
         "vdot",
     ),
@@ -43,6 +42,7 @@ _NAMES = {
         "zeros",
     ),
     "ttcore.matrix": ("TTMatrix",),
+    "ttcore.rounded": ("matmul", "multiply", "round_sum"),
     "ttcore.tensor": ("TTTensor",),
     "ttcore.tuning": ("load_plan", "save_plan"),
 }

@@ -15,7 +15,6 @@ from ttcore.functions import diag as diag
 from ttcore.functions import distance as distance
 from ttcore.functions import kron as kron
 from ttcore.functions import log_vdot as log_vdot
-from ttcore.functions import round_sum as round_sum
 from ttcore.functions import stack as stack
 from ttcore.functions import vdot as vdot
 from ttcore.making import eye as eye
@@ -29,6 +28,9 @@ from ttcore.making import random_matrix as random_matrix
 from ttcore.making import rank_one as rank_one
 from ttcore.making import zeros as zeros
 from ttcore.matrix import TTMatrix as TTMatrix
+from ttcore.rounded import matmul as matmul
+from ttcore.rounded import multiply as multiply
+from ttcore.rounded import round_sum as round_sum
 from ttcore.tensor import TTTensor as TTTensor
 from ttcore.tuning import load_plan as load_plan
 from ttcore.tuning import save_plan as save_plan

@@ -2,22 +2,21 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 
-from ttcore import algebra, joining, linear, parts, rounding
+from ttcore import algebra, joining, linear, parts
 from ttcore.arrays import as_array, check_same_library, common, namespace
 from ttcore.contraction import check_axes
-from ttcore.errors import TTShapeError, TTTypeError, TTValueError
+from ttcore.errors import TTShapeError, TTTypeError
 from ttcore.matrix import TTMatrix
-from ttcore.operands import Sum
 from ttcore.orthogonal import norm
 from ttcore.scalars import kind
 from ttcore.scaling import ldexp, log_of
 from ttcore.tensor import TTTensor
 from ttcore.train import Train
-from ttcore.truncation import Info, check_eps
+from ttcore.truncation import check_eps
 from ttcore.typing import Cores
 
 T = TypeVar("T", bound=Train)
@@ -125,71 +124,6 @@ def allclose(a: T, b: T, *, rtol: float = 1e-10, atol: float = 0) -> bool:
     absolute = math.log(atol) if atol else -math.inf
     with np.errstate(invalid="ignore"):  # NaN is close to nothing
         return bool(log_of(*algebra.distance(x, y)) <= np.logaddexp(relative, absolute))
-
-
-@overload
-def round_sum(
-    terms: Sequence[tuple[Any, T]],
-    *,
-    eps: float | None = None,
-    max_rank: int | Sequence[int] | None = None,
-    full_output: Literal[False] = False,
-) -> T: ...
-@overload
-def round_sum(
-    terms: Sequence[tuple[Any, T]],
-    *,
-    eps: float | None = None,
-    max_rank: int | Sequence[int] | None = None,
-    full_output: Literal[True],
-) -> tuple[T, Info]: ...
-def round_sum(
-    terms: Sequence[tuple[Any, T]],
-    *,
-    eps: float | None = None,
-    max_rank: int | Sequence[int] | None = None,
-    full_output: bool = False,
-) -> T | tuple[T, Info]:
-    r"""The linear combination :math:`\sum_i c_i a_i`, rounded once.
-
-    Parameters
-    ----------
-    terms : sequence of (number, train)
-        At least one; all trains tensors of one shape, or matrices of equal modes.
-    eps, max_rank, full_output
-        As in `TTTensor.round`; the error of each term is below that of the sum: eps is relative to
-        the norm of the sum.
-
-    Returns
-    -------
-    TTTensor or TTMatrix, or (train, Info)
-
-    Raises
-    ------
-    TTValueError, TTTypeError, TTShapeError
-        If there is no term, or the terms do not fit together.
-
-    Examples
-    --------
-    >>> import ttcore as tt
-    >>> x = tt.random((4, 5, 6), 3, rng=0)
-    >>> tt.round_sum([(2.0, x), (-1.0, x)], eps=1e-12).ranks
-    (1, 3, 3, 1)
-    """
-    terms = list(terms)
-    if not terms:
-        raise TTValueError("round_sum got no terms; give at least one pair (number, train)")
-    for k, term in enumerate(terms):
-        if not (isinstance(term, tuple | list) and len(term) == 2 and isinstance(term[1], Train)):
-            raise TTTypeError(
-                f"term {k} is no pair (number, train); round_sum takes [(c1, a1), (c2, a2), …]"
-            )
-    scaled = [number * train for number, train in terms]
-    flat, info, center = rounding.round_operand(
-        Sum([scaled[0]._paired(train)[1] for train in scaled]), eps=eps, max_rank=max_rank
-    )
-    rounded = scaled[0]._like(flat, center)
-    return (rounded, info) if full_output else rounded
 
 
 def concatenate(ts: Sequence[TTTensor], axis: int = 0) -> TTTensor:

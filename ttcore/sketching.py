@@ -20,10 +20,10 @@ from ttcore.arrays import (
     rounding_unit,
 )
 from ttcore.factorisations import qr
-from ttcore.operands import Operand
-from ttcore.scaling import ldexp, unit
+from ttcore.operands import Formed, Operand
+from ttcore.scaling import ldexp, shifted, unit
 from ttcore.truncation import noise
-from ttcore.typing import Array
+from ttcore.typing import Array, Cores
 
 PROBES = 10
 OVERSAMPLING = 10
@@ -74,6 +74,23 @@ def sketch(
             k: (xp.concat([w, more[k][0]], axis=1), 0) if k < len(operand.modes) else (w, 0)
             for k, (w, _) in sketches.items()
         }
+
+
+def difference(operand: Operand, cores: Cores, generator: np.random.Generator) -> float:
+    """Estimated Frobenius norm of ``operand - cores``, relative to the norm of the operand.
+
+    Both are multiplied by the same random vectors. inf where the operand alone is zero.
+    """
+    state = generator.bit_generator.state
+    both = []
+    for one in (operand, Formed(cores)):
+        generator.bit_generator.state = state
+        (products,) = _right_products(one, (PROBES,), generator)
+        right, exponent = products[1]
+        both.append((detached(one.right(0, right)), exponent + one.exponent))
+    (x, e), (y, f) = both
+    value, rest = (float(namespace(x).linalg.vector_norm(z)) for z in (x, x - shifted(y, f - e)))
+    return rest / value if value else (math.inf if rest else 0.0)
 
 
 def _left_orthogonal(
