@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ttcore as tt
+from ttcore import rounding
 from ttcore.leading import leading
 from ttcore.operands import Composed, Formed, Hadamard, Sum
 from ttcore.rowspace import FEW, distortion, factor
+from ttcore.small import LONG, is_small, round_small
 from ttcore.testing import (
     dense,
     distance,
@@ -20,6 +22,7 @@ from ttcore.testing import (
     tt_pairs,
     tt_tensors,
 )
+from ttcore.truncation import check_max_rank
 from ttcore.truncation import noise as floor
 
 METHODS = ["exact", "zipup", "randomized", "als"]
@@ -199,6 +202,47 @@ def test_operands_do_what_their_cores_would(kind, dtype):
         bound = 64 * 2.0**-52 * 7 * np.abs(core).sum()
         np.testing.assert_allclose(operand.left(k, t), np.tensordot(t, core, 1), atol=bound)
         np.testing.assert_allclose(operand.right(k, w), np.tensordot(core, w, 1), atol=bound)
+
+
+# Small ranks, in one compiled call
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@given(data=st.data())
+def test_the_compiled_sweep_rounds_as_the_general_one(dtype, data):
+    d = data.draw(st.integers(LONG, LONG + 5))
+    rank, eps = data.draw(st.integers(1, 8)), data.draw(st.sampled_from([0.0, 1e-6, 1e-2, 0.5]))
+    modes = data.draw(st.lists(st.integers(1, 4), min_size=d, max_size=d))
+    seed, cap = data.draw(st.integers(0, 99)), data.draw(st.sampled_from([None, 1, 5]))
+    x = tt.random(modes, rank, rng=seed, dtype=dtype)
+    x = x + 0.01 * tt.random(modes, rank, rng=seed + 1, dtype=dtype)
+    operand = Formed(x.cores)
+    assert is_small(operand)
+    caps = check_max_rank(cap, d)
+    cores, info, center = round_small(operand.cores, operand.exponent, eps, caps, 0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounding, "is_small", lambda operand: False)
+        other, expected, _ = rounding.round_operand(operand, eps=eps, max_rank=cap)
+    y, z = tt.TTTensor(cores), tt.TTTensor(other)
+    assert y.dtype == dtype
+    assert y.ranks == z.ranks == info.ranks
+    assert center == d - 1
+    assert tt.distance(y, z) <= 2 * noise(x)
+    size = float(np.finfo(dtype).eps) * 64 * d
+    assert info.error == pytest.approx(expected.error, rel=1e-3, abs=size)
+    np.testing.assert_allclose(info.discarded, expected.discarded, atol=size * x.norm() * 8)
+    for core in cores[:-1]:
+        q = core.reshape(-1, core.shape[2]).astype(float)
+        np.testing.assert_allclose(q.T @ q, np.eye(q.shape[1]), atol=64 * np.finfo(dtype).eps)
+
+
+def test_the_compiled_sweep_takes_zero_and_what_cancels():
+    x = tt.random((4,) * LONG, 3, rng=0)
+    assert is_small(Formed((x - x).cores))
+    assert (x * 0.0).round(eps=1e-3).ranks == (1,) * (LONG + 1)
+    y = (x - x).round(eps=1e-3)
+    assert y.norm() <= noise(x - x)
+    assert all(np.isfinite(core).all() for core in y.cores)
 
 
 # The factor of the rows

@@ -32,6 +32,7 @@ from ttcore.orthogonal import reversed_cores
 from ttcore.rowspace import distortion, factor
 from ttcore.scaling import absorb, ldexp, unit
 from ttcore.sketching import sketch
+from ttcore.small import is_small, round_small
 from ttcore.truncation import Info, check_eps, check_max_rank, noise, per_bond
 from ttcore.typing import RNG, Array, Cores
 
@@ -104,6 +105,8 @@ def round_operand(
     d = len(operand.modes)
     eps, atol = check_eps(eps), check_eps(atol, "atol")
     caps = check_max_rank(max_rank, d)
+    if isinstance(operand, Formed) and method == "svd" and center is None and is_small(operand):
+        return round_small(operand.cores, operand.exponent, eps, caps, atol)
     coarse, unseen = False, 0.0  # what the factors W may miss of the norm at each bond
     if method == "gram":
         # relative errors of one Gram matrix for each bond add up along the sweep

@@ -53,8 +53,7 @@ def sketch(
     exponent : int
         The result is ``cores * 2**exponent``.
     missed : float
-        Estimated Frobenius norm of the difference, relative to the norm of the result; inf where
-        that is zero and the difference is not.
+        Estimated Frobenius norm of the difference, relative to the norm of ``operand``.
     """
     enough = int(min(max(operand.ranks), most + OVERSAMPLING))
     size = min(FIRST, enough)
@@ -129,8 +128,8 @@ def _left_orthogonal(
     done.append(left)
     value = float(xp.linalg.vector_norm(detached(left)))
     error = math.hypot(*(ldexp(x, shift - exponent) for x, shift in missed))
-    relative = error / value if value else (math.inf if error else 0.0)
-    return done, exponent, relative, value
+    whole = math.hypot(value, error)  # the difference is orthogonal to the result
+    return done, exponent, error / whole if whole else 0.0, value
 
 
 def _basis(x: Array) -> Array:

@@ -97,11 +97,16 @@ class _Cache(caching.FunctionCache):
             return
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """``numba.njit(nogil=True)`` with this cache; single-threaded, no fastmath."""
-    dispatcher = numba.njit(nogil=True)(function)
+def compiled(function: Callable[..., Any], fastmath: Any = False) -> Any:
+    """``numba.njit(nogil=True)`` with this cache; single-threaded."""
+    dispatcher = numba.njit(nogil=True, fastmath=fastmath)(function)
     try:
         dispatcher._cache = _Cache(function)
     except (RuntimeError, OSError):  # no place to keep it
         return dispatcher
     return dispatcher
+
+
+def reordered(function: Callable[..., Any]) -> Any:
+    """As `compiled`, but sums may be taken in lanes; NaN and Inf keep their meaning."""
+    return compiled(function, {"reassoc"})
