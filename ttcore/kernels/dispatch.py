@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ttcore.kernels.portable import chain as portable_chain
-from ttcore.kernels.portable import gather, tsqr
+from ttcore.kernels.portable import gather as portable_gather
+from ttcore.kernels.portable import tsqr
 from ttcore.typing import Array
 
 __all__ = ["chain", "gather", "is_native", "passes", "tsqr"]
@@ -32,6 +33,15 @@ def chain(compiled: bool) -> Any:
     from ttcore.kernels.cpu import chain as compiled_chain
 
     return compiled_chain
+
+
+def gather(compiled: bool) -> Any:
+    """The backend's module ``gather``."""
+    if not compiled:
+        return portable_gather
+    from ttcore.kernels.cpu import gather as compiled_gather
+
+    return compiled_gather
 
 
 def passes(a: Array) -> Any:
