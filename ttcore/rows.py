@@ -21,7 +21,7 @@ from ttcore.arrays import (
     namespace,
 )
 from ttcore.cores import check_cores
-from ttcore.errors import TTIndexError, TTShapeError
+from ttcore.errors import TTIndexError, TTShapeError, TTSizeError
 from ttcore.kernels import dispatch
 from ttcore.linear import check_workers, gradient_of, row_modes, transposed
 from ttcore.planner import WORTH
@@ -57,6 +57,8 @@ def gather_rows(cores: Sequence[Any], rows: Any, *, workers: int | None = None) 
         If the cores do not fit together, or ``rows`` is no vector.
     TTIndexError
         If ``rows`` holds no ints, or one is out of bounds.
+    TTSizeError
+        If no array could hold the rows.
 
     Notes
     -----
@@ -78,6 +80,12 @@ def gather_rows(cores: Sequence[Any], rows: Any, *, workers: int | None = None) 
     """
     checked = check_cores(cores, 4)
     digits, which = _distinct_rows(checked, rows)
+    length = math.prod(int(g.shape[2]) for g in checked)
+    if max(which.size, 1) * length * 16 > np.iinfo(np.intp).max:
+        raise TTSizeError(
+            f"{which.size} rows of {length} entries are more than any array holds; W[i, :] is a "
+            "row as a TTTensor"
+        )
     return _Product(evened(checked), digits, which.size, check_workers(workers)).rows(which)
 
 
