@@ -368,10 +368,12 @@ def test_large_calls_of_real_arrays_are_compiled(monkeypatch):
     original = dispatch.gather
     monkeypatch.setattr(dispatch, "gather", lambda c: called.append(c) or original(c))
     x = tt.random((4,) * 10, 8, rng=0)
-    for cores, batch in [(x, 10), (x, 1000), (x * 1j, 1000)]:
-        cores.gather(np.zeros((batch, 10), int))
-        indexing.gather_backward(cores.cores, np.zeros((batch, 10), int), np.ones(batch))
-    assert called == [False, False, True, True, False, False]
+    long = tt.random((3, 10_000, 3), 8, rng=0)  # a few slices of many
+    for cores, batch in [(x, 10), (x, 1000), (x * 1j, 1000), (long, 5000)]:
+        index = np.zeros((batch, cores.ndim), int)
+        cores.gather(index)
+        indexing.gather_backward(cores.cores, index, np.ones(batch))
+    assert called == [False, False, True, True, False, False, False, False]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ core. Several arrays are broadcast together: their modes are brought beside each
 one, along the diagonal. All of it is exact.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -258,9 +259,11 @@ def gather_backward(
 
 
 def _kernel(cores: Cores, indices: Index) -> Any:
-    """The backend that serves these entries."""
-    flops = 2 * len(indices) * sum(int(g.shape[0]) * int(g.shape[2]) for g in cores)
-    return dispatch.gather(dispatch.is_native(cores[0]) and flops >= WORTH)
+    """The backend that serves these entries; the compiled one lays all cores out anew."""
+    pairs = sum(int(g.shape[0]) * int(g.shape[2]) for g in cores)
+    work = len(indices) * pairs
+    paying = 2 * work >= WORTH and work >= sum(math.prod(g.shape) for g in cores)
+    return dispatch.gather(paying and dispatch.is_native(cores[0]))
 
 
 def _checked_indices(cores: Cores, indices: Any) -> Index:
