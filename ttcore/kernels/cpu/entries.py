@@ -100,8 +100,8 @@ def finish(zero, core, flat, digits, source, pitch, y):
 
 
 @compiled
-def forward(zero, flat, table, modes, index, y, first, last, block, numbers, states):
-    """y[first:last]: entries at those rows of ``index``.
+def forward(zero, flat, table, modes, index, y, block, numbers, states):
+    """y: the entries at ``index``.
 
     Contract
         index    (B, d) intp, -modes[k] <= index[:, k] < modes[k]
@@ -113,8 +113,8 @@ def forward(zero, flat, table, modes, index, y, first, last, block, numbers, sta
     cores, size = table.shape[0], entry_bytes(zero)
     half = states.size // 2 * size
     base, slices = np.uintp(states.ctypes.data), np.uintp(flat.ctypes.data)
-    for start in range(first, last, block):
-        rows = min(block, last - start)
+    for start in range(0, y.size, block):
+        rows = min(block, y.size - start)
         digits = numbers[: cores * rows].reshape(cores, rows)
         order = numbers[cores * rows : (cores + 1) * rows]
         places = numbers[(cores + 1) * rows :]
@@ -176,8 +176,8 @@ def begin_back(core, gflat, digits, g):
 
 
 @compiled
-def backward(zero, flat, table, modes, index, gy, gflat, first, last, block, numbers, states):
-    """Gradients of all cores from rows first..last-1, added.
+def backward(zero, flat, table, modes, index, gy, gflat, block, numbers, states):
+    """Gradients of all cores, added.
 
     Contract
         flat     the transposed slices too
@@ -190,8 +190,8 @@ def backward(zero, flat, table, modes, index, gy, gflat, first, last, block, num
     kept = block * (table[cores - 2, STATE] + table[cores - 2, PITCH])
     half = (states.size - kept) // 2
     base, slices = np.uintp(states.ctypes.data), np.uintp(flat.ctypes.data)
-    for start in range(first, last, block):
-        rows = min(block, last - start)
+    for start in range(0, gy.size, block):
+        rows = min(block, gy.size - start)
         digits = numbers[: cores * rows].reshape(cores, rows)
         orders = numbers[cores * rows : 2 * cores * rows].reshape(cores, rows)
         places = numbers[2 * cores * rows :]

@@ -67,7 +67,7 @@ def gather(cores: Cores, index: Array, workers: int | None = None) -> Array:
             for piece, start, stop in _pieces(index, first, last, info.block):
                 programs.forward(
                     dtype.type(0), flat, info.table, info.modes, piece, y[start:stop],
-                    0, stop - start, info.block, numbers, states,
+                    info.block, numbers, states,
                 )  # fmt: skip
 
     grain = info.block * max(1, GRAIN // info.flops // info.block)
@@ -99,7 +99,7 @@ def gather_backward(cores: Cores, index: Array, gy: Array, workers: int | None =
                 for piece, start, stop in _pieces(index, s * share, end, info.block):
                     programs.backward(
                         dtype.type(0), flat, info.table, info.modes, piece, gy[start:stop],
-                        sums[s], 0, stop - start, info.block, numbers, states,
+                        sums[s], info.block, numbers, states,
                     )  # fmt: skip
 
     run_blocks(block, shares, 1, workers)
