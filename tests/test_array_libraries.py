@@ -238,3 +238,33 @@ def test_round_of_torch_trains_differentiates():
     assert exact.shape == expected.shape
     bound = 1e-13 * float(torch.abs(expected).max())
     assert float(torch.abs(cores[0].grad - expected).max()) <= bound
+
+
+def test_gathers_and_their_gradients_keep_the_library(xp, kind):
+    x, cores = tensor(xp, kind)
+    index = np.array([[0, 1, 2], [2, -1, 4], [0, 1, 2], [1, 3, 0]])
+    gy = normal((4,), kind, 7)
+    got = x.gather(index)
+    assert is_of(xp, got)
+    exact, size = (f(cores)[tuple(index.T)] for f in (dense, magnitude))
+    assert_within(to_numpy(got), exact, gamma(kind, cores) * size)
+    found = tt.indexing.gather_backward(x.cores, index, to_library(xp, gy))
+    want = tt.indexing.gather_backward(cores, index, gy)
+    for g, h in zip(found, want, strict=True):
+        assert is_of(xp, g)
+        assert norm(to_numpy(g) - h) <= 100 * eps_of(kind) * (norm(h) + norm(gy))
+
+
+def test_rows_and_their_gradients_keep_the_library(xp, kind):
+    W, cores = matrix(xp, kind)
+    index = np.array([5, -1, 0, 5, 5])
+    gy = normal((5, W.shape[1]), kind, 7)
+    got = W.gather_rows(index)
+    assert is_of(xp, got)
+    exact, size = (f(cores)[index] for f in (dense_matrix, magnitude))
+    assert_within(to_numpy(got), exact, gamma(kind, cores) * size)
+    found = tt.rows.gather_rows_backward(W.cores, index, to_library(xp, gy))
+    want = tt.rows.gather_rows_backward(cores, index, gy)
+    for g, h in zip(found, want, strict=True):
+        assert is_of(xp, g)
+        assert norm(to_numpy(g) - h) <= 100 * eps_of(kind) * (norm(h) + norm(gy))

@@ -73,6 +73,7 @@ OPERATIONS = {
     "arrays apart": "a[[0, 1], :, :, [2, 3]]",
     "iteration": "[part.norm() for part in a]",
     "gather": "a.gather(np.zeros((1000, 60), int))",
+    "gather_backward": "tt.indexing.gather_backward(a.cores, np.ones((99, 60), int), np.ones(99))",
     "contract": "a.contract({k: np.ones(n) for k, n in enumerate(shape) if k % 2})",
     "permute": "a.permute([3, 0, 2, 1, *range(4, 58), 59, 58])",
     "permute far": "a.permute([59, *range(59)], max_rank=10)",
@@ -95,6 +96,8 @@ OPERATIONS = {
     "rmatvec": "tall.rmatvec(np.ones(2**18))",
     "apply": "tall.apply(np.ones((3, 2**18)))",
     "matvec_backward": "tt.linear.matvec_backward(tall.cores, *np.ones((2, 1, 2**18)))",
+    "rows": "(tall.gather_rows([0, -1, 0]), tall.gather_columns([2**17, 2**17]))",
+    "gradients of rows": "tt.rows.gather_rows_backward(tall.cores, [5], np.ones((1, 2**18)))",
     "from_dense": "tt.from_dense(np.ones((2,) * 20), eps=1e-8)",
     "matrix_from_dense": "tt.matrix_from_dense(np.ones((2**9, 2**9)), (2,) * 9, (2,) * 9)",
 }

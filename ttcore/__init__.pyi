@@ -1,4 +1,6 @@
+from ttcore import indexing as indexing
 from ttcore import linear as linear
+from ttcore import rows as rows
 from ttcore import testing as testing
 from ttcore.errors import TTConvergenceError as TTConvergenceError
 from ttcore.errors import TTError as TTError

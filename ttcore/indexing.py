@@ -5,22 +5,34 @@ core. Several arrays are broadcast together: their modes are brought beside each
 one, along the diagonal. All of it is exact.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ttcore.arrays import default_device_like, host, namespace
+from ttcore.arrays import (
+    as_array,
+    check_same_library,
+    common,
+    default_device_like,
+    host,
+    namespace,
+)
 from ttcore.contraction import absorb_matrices
+from ttcore.cores import check_cores
 from ttcore.errors import TTIndexError, TTShapeError
 from ttcore.joining import with_mode
-from ttcore.kernels.dispatch import gather as gather_kernel
+from ttcore.kernels import dispatch
 from ttcore.keys import Index, Part, broadcast_arrays, parse
+from ttcore.linear import check_workers, gradient_of
 from ttcore.orthogonal import passing_core
+from ttcore.planner import WORTH
 from ttcore.reshaping import permute, reshape
-from ttcore.scaling import evened, shifted
+from ttcore.scaling import evened, evening, shifted
 from ttcore.typing import Array, Cores
 
+CHECKED = 2**12  # rows of indices that are checked together
 CHOSEN = {"int", "array", "bool"}  # kinds that NumPy counts as arrays once there is an array
 
 
@@ -152,14 +164,16 @@ def _with_new_modes(train: Cores, parts: Sequence[Part], arrays: Sequence[Index]
     return tuple(made)
 
 
-def gather(cores: Cores, indices: Any) -> Array:
+def gather(cores: Sequence[Any], indices: Any, *, workers: int | None = None) -> Array:
     """The entries at a batch of multi-indices.
 
     Parameters
     ----------
-    cores : tuple of arrays (r, n, r')
+    cores : sequence of d arrays (r_{k-1}, n_k, r_k)
     indices : (batch, d) array of ints
         Negative ones count from the end; batch may be 0.
+    workers : int, optional
+        Threads of the compiled kernels, as in `linear.matvec`.
 
     Returns
     -------
@@ -169,7 +183,91 @@ def gather(cores: Cores, indices: Any) -> Array:
     ------
     TTShapeError, TTIndexError
         If ``indices`` has another shape or dtype, or one is out of bounds.
+
+    Notes
+    -----
+    Rows of the batch that share a digit are multiplied together. Differentiable by the autodiff of
+    the array's own library.
+
+    Examples
+    --------
+    >>> import ttcore as tt
+    >>> x = tt.rank_one([[1.0, 2.0], [1.0, 10.0, 100.0]])
+    >>> tt.indexing.gather(x.cores, [[1, 2], [0, -1], [0, 0]])
+    array([200., 100.,   1.])
     """
+    checked = check_cores(cores, 3)
+    array = _checked_indices(checked, indices)
+    kernel = _kernel(checked, array)
+    values: Array = kernel.gather(evened(checked), array, check_workers(workers))
+    return values
+
+
+def gather_backward(
+    cores: Sequence[Any], indices: Any, gy: Any, *, workers: int | None = None
+) -> Cores:
+    """Gradients of a real loss through ``y = gather(cores, indices)``.
+
+    Parameters
+    ----------
+    cores, indices, workers
+        As in `gather`.
+    gy : (batch,) array
+        Gradient of the loss with respect to y.
+
+    Returns
+    -------
+    tuple of arrays
+        Shaped as the cores; for complex ones the conjugate (Wirtinger) gradients that torch uses.
+        Each gradient has the dtype of its core; of a real core with a complex gy it is the real
+        part.
+
+    Raises
+    ------
+    TTShapeError, TTIndexError, TTTypeError
+        If the shapes do not fit, or an index is out of bounds.
+
+    Notes
+    -----
+    What lies between the cores is computed again, a cache-sized block of rows at a time. The
+    compiled kernels sum the gradients in at most eight parts of 8 MiB together, or in four.
+
+    Examples
+    --------
+    >>> import ttcore as tt
+    >>> x = tt.rank_one([[1.0, 2.0], [1.0, 10.0, 100.0]])
+    >>> first, second = tt.indexing.gather_backward(x.cores, [[1, 2], [0, 1]], [1.0, 1.0])
+    >>> first[0, :, 0], second[0, :, 0]
+    (array([ 10., 100.]), array([0., 1., 2.]))
+    """
+    checked = check_cores(cores, 3)
+    array = _checked_indices(checked, indices)
+    gy = as_array(gy, "gy")
+    if tuple(gy.shape) != array.shape[:1]:
+        raise TTShapeError(
+            f"gy has shape {tuple(gy.shape)}, expected {array.shape[:1]}: a number for each row of "
+            "indices"
+        )
+    check_same_library((checked[0], gy), "the cores and gy")
+    shifts = evening(checked)
+    *promoted, gy = common((*map(shifted, checked, shifts), gy))
+    kernel = _kernel(tuple(promoted), array)
+    found = kernel.gather_backward(tuple(promoted), array, gy, check_workers(workers))
+    return tuple(
+        gradient_of(g, shifted(h, e)) for g, h, e in zip(checked, found, shifts, strict=True)
+    )
+
+
+def _kernel(cores: Cores, indices: Index) -> Any:
+    """The backend that serves these entries; the compiled one lays all cores out anew."""
+    pairs = sum(int(g.shape[0]) * int(g.shape[2]) for g in cores)
+    work = len(indices) * pairs
+    paying = 2 * work >= WORTH and work >= sum(math.prod(g.shape) for g in cores)
+    return dispatch.gather(paying and dispatch.is_native(cores[0]))
+
+
+def _checked_indices(cores: Cores, indices: Any) -> Index:
+    """The multi-indices as (batch, d) intp, all within bounds; copied only if they must be."""
     array = np.asarray(host(indices) if hasattr(indices, "dtype") else indices)
     modes = np.array([int(g.shape[1]) for g in cores])
     if array.ndim != 2 or array.shape[1] != modes.size:
@@ -178,12 +276,18 @@ def gather(cores: Cores, indices: Any) -> Array:
         )
     if array.dtype.kind not in "iu" and array.size:
         raise TTIndexError(f"indices has dtype {array.dtype}; it must hold ints")
-    array = array.astype(np.intp)
-    wrong = np.argwhere((array < -modes) | (array >= modes))
-    if wrong.size:
-        row, k = wrong[0]
-        raise TTIndexError(
-            f"indices[{row}, {k}] = {array[row, k]} is out of bounds for mode {k} with size "
-            f"{modes[k]}"
-        )
-    return gather_kernel.gather(evened(cores), np.where(array < 0, array + modes, array))
+    if array.dtype.kind == "u":
+        array = np.minimum(array, np.iinfo(np.intp).max)
+    array = array.astype(np.intp, copy=False)
+    twice = (2 * modes).astype(np.uintp)
+    for first in range(0, len(array), CHECKED):  # in the cache
+        block = array[first : first + CHECKED]
+        # one comparison: what is negative still becomes huge
+        wrong = (block + modes).view(np.uintp) >= twice
+        if wrong.any():
+            row, k = np.argwhere(wrong)[0]
+            raise TTIndexError(
+                f"indices[{first + row}, {k}] = {block[row, k]} is out of bounds for mode {k} with "
+                f"size {modes[k]}"
+            )
+    return array

@@ -162,10 +162,10 @@ def matvec_backward(
     found = order_for(promoted, expected[0], "gradients")
     chain = dispatch.chain(found.compiled)
     gx, gcores = chain.matvec_backward(promoted, rows, gy, found.stages, check_workers(workers))
-    return _gradient_of(x, gx), tuple(map(_gradient_of, checked, gcores))
+    return gradient_of(x, gx), tuple(map(gradient_of, checked, gcores))
 
 
-def _gradient_of(operand: Array, gradient: Array) -> Array:
+def gradient_of(operand: Array, gradient: Array) -> Array:
     """The gradient in the dtype of its operand: of a real one the real part."""
     if is_complex(gradient) and not is_complex(operand):
         gradient = namespace(gradient).real(gradient)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ttcore import algebra, contraction, linear, parts, tuning
+from ttcore import rows as rows_
 from ttcore.arrays import as_array, check_dtype, check_same_library, dtype_name, namespace
 from ttcore.cores import as_four_way, as_three_way, short
 from ttcore.errors import TTShapeError, TTTypeError, TTValueError
@@ -135,6 +136,51 @@ class TTMatrix(Train):
     def __iter__(self) -> "Iterator[TTTensor]":
         """The rows."""
         return (TTTensor._made(parts.select(self._cores, i)) for i in range(len(self)))
+
+    def gather_rows(self, rows: Any, *, workers: int | None = None) -> Array:
+        """Rows ``W[rows[b], :]``, dense: what an embedding looks up.
+
+        Parameters
+        ----------
+        rows : (batch,) array of ints
+            Flat indices; negative ones count from the end, batch may be 0.
+        workers : int, optional
+            Threads of the compiled kernels, as in `linear.matvec`.
+
+        Returns
+        -------
+        (batch, N) array
+
+        Raises
+        ------
+        TTShapeError, TTIndexError
+            If ``rows`` has another shape or dtype, or an index is out of bounds.
+
+        Notes
+        -----
+        Repeated rows are computed once. Gradients: `ttcore.rows.gather_rows_backward`.
+
+        Examples
+        --------
+        >>> import ttcore as tt
+        >>> tt.eye((2, 2)).gather_rows([2, -1])
+        array([[0., 0., 1., 0.],
+               [0., 0., 0., 1.]])
+        """
+        return rows_.gather_rows(self._cores, rows, workers=workers)
+
+    def gather_columns(self, columns: Any, *, workers: int | None = None) -> Array:
+        """Columns ``W[:, columns[b]]``, dense, each as a row of the result (batch, M).
+
+        Parameters and errors are those of `gather_rows`.
+
+        Examples
+        --------
+        >>> import ttcore as tt
+        >>> tt.eye((2, 2)).gather_columns([1])
+        array([[0., 1., 0., 0.]])
+        """
+        return rows_.gather_columns(self._cores, columns, workers=workers)
 
     def diagonal(self) -> TTTensor:
         """The main diagonal, a tensor of shape ``row_modes``.

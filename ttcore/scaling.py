@@ -112,18 +112,20 @@ def evened(cores: Sequence[Array]) -> Cores:
     Trains that stand beside each other in the blocks of a sum must not carry their scales in
     different cores.
     """
+    return tuple(map(shifted, cores, evening(cores)))
+
+
+def evening(cores: Sequence[Array]) -> list[int]:
+    """The exponents of the powers of two by which `evened` multiplies the cores; they sum to 0."""
     if all(is_ordinary(core, 16) for core in cores):
-        return tuple(cores)
+        return [0] * len(cores)
     exponents = [unit_exponent(core) for core in cores]
     if all(
         abs(exponent) <= reach(core) // 16 for exponent, core in zip(exponents, cores, strict=True)
     ):
-        return tuple(cores)
+        return [0] * len(exponents)
     share, rest = divmod(sum(exponents), len(cores))
-    return tuple(
-        shifted(core, share + (k < rest) - exponent)
-        for k, (core, exponent) in enumerate(zip(cores, exponents, strict=True))
-    )
+    return [share + (k < rest) - exponent for k, exponent in enumerate(exponents)]
 
 
 def absorb(cores: list[Array], exponent: int, center: int | None) -> tuple[Cores, int | None]:

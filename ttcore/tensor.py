@@ -93,13 +93,15 @@ class TTTensor(Train):
             return ldexp(algebra.scalar(found[0]), found[1])
         return self._made(found)
 
-    def gather(self, indices: Any) -> Array:
+    def gather(self, indices: Any, *, workers: int | None = None) -> Array:
         """The entries at a batch of multi-indices, dense.
 
         Parameters
         ----------
         indices : (batch, d) array of ints
             Negative ones count from the end; batch may be 0.
+        workers : int, optional
+            Threads of the compiled kernels, as in `linear.matvec`.
 
         Returns
         -------
@@ -112,7 +114,8 @@ class TTTensor(Train):
 
         Notes
         -----
-        Costs batch * sum r_k r_{k+1} multiply-adds.
+        Costs batch * sum r_k r_{k+1} multiply-adds, or fewer where cores are merged first.
+        Gradients: `ttcore.indexing.gather_backward`.
 
         Examples
         --------
@@ -120,7 +123,7 @@ class TTTensor(Train):
         >>> tt.ones((2, 3, 4)).gather([[0, 0, 0], [1, 2, -1]])
         array([1., 1.])
         """
-        return indexing.gather(self._cores, indices)
+        return indexing.gather(self._cores, indices, workers=workers)
 
     # reductions
 

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from ttcore.kernels.portable import chain as portable_chain
-from ttcore.kernels.portable import gather, tsqr
+from ttcore.kernels.portable import gather as portable_gather
+from ttcore.kernels.portable import rows as portable_rows
+from ttcore.kernels.portable import tsqr
 from ttcore.typing import Array
 
-__all__ = ["chain", "gather", "is_native", "passes", "tsqr"]
+__all__ = ["chain", "gather", "is_native", "passes", "rows", "tsqr"]
 
 NARROW = 256  # and the most columns: beyond, BLAS cuts the columns into blocks too
 LARGE = 2**17  # entries of a tall matrix from which the compiled passes are used
@@ -32,6 +34,24 @@ def chain(compiled: bool) -> Any:
     from ttcore.kernels.cpu import chain as compiled_chain
 
     return compiled_chain
+
+
+def gather(compiled: bool) -> Any:
+    """The backend's module ``gather``."""
+    if not compiled:
+        return portable_gather
+    from ttcore.kernels.cpu import gather as compiled_gather
+
+    return compiled_gather
+
+
+def rows(compiled: bool) -> Any:
+    """The backend's module ``rows``."""
+    if not compiled:
+        return portable_rows
+    from ttcore.kernels.cpu import rows as compiled_rows
+
+    return compiled_rows
 
 
 def passes(a: Array) -> Any:
