@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import fields
 import layers
 import numpy as np
+import products
 import rivals
 import startup
 import threadpoolctl
@@ -24,7 +26,13 @@ from timing import patience
 
 import ttcore as tt
 
-SECTIONS = {"layers": layers.cases, "trains": trains.cases, "startup": startup.cases}
+SECTIONS = {
+    "layers": layers.cases,
+    "trains": trains.cases,
+    "fields": fields.cases,
+    "products": products.cases,
+    "startup": startup.cases,
+}
 
 
 def main() -> None:

@@ -2,6 +2,8 @@
 
 import ctypes
 import gc
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -121,6 +123,13 @@ def peak_bytes(call: Callable[[], Any]) -> tuple[int, Any]:
     before = _status("VmRSS")
     answer = call()
     return _status("VmHWM") - before, answer
+
+
+def in_fresh_process(script: str, *arguments: object) -> float:
+    """The last number that a script prints, in a process where nothing was called before."""
+    command = [sys.executable, script, *map(str, arguments)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return float(done.stdout.split()[-1])
 
 
 def _status(key: str) -> int:

@@ -1,17 +1,15 @@
 """P3, P4 and P5: TT-SVD, rounding, inner products and gathers of trains, in float64."""
 
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rivals
 from table import UNCLEAR, Row, best, compare, copies, show
-from timing import Timing, in_turns, peak_bytes
+from timing import Timing, in_fresh_process, in_turns, peak_bytes
 
 import ttcore as tt
 
@@ -21,17 +19,11 @@ COPY = "np.copyto"
 
 
 def cases(quick: bool, say: Callable[[str], None]) -> Iterator[Row]:
-    if torch := rivals.load("torch"):
-        torch.set_default_dtype(torch.float64)  # tntorch makes its own ones by default
-    try:
-        with torch.inference_mode() if torch else nullcontext():
-            yield from _decompositions(quick, say)
-            yield from _roundings(quick, say)
-            yield from _products(quick, say)
-            yield from _gathers(quick, say)
-    finally:
-        if torch:
-            torch.set_default_dtype(torch.float32)
+    with rivals.in_double():
+        yield from _decompositions(quick, say)
+        yield from _roundings(quick, say)
+        yield from _products(quick, say)
+        yield from _gathers(quick, say)
 
 
 # P3
@@ -92,7 +84,7 @@ def _decompositions(quick: bool, say: Callable[[str], None]) -> Iterator[Row]:
             yield _in_copies(f"{work}, eps {eps}", timings, peer, name, wanted)
         del contenders, peers, target
         if sys.platform == "linux":
-            yield from _memory(work, a, peer)
+            yield memory(work, a, peer, 1.3)
 
 
 def _in_copies(
@@ -116,30 +108,24 @@ def _in_copies(
     )
 
 
-def _memory(work: str, a: np.ndarray, peer: str | None) -> Iterator[Row]:
+def memory(work: str, a: np.ndarray, peer: str | None, wanted: float | None) -> Row:
+    """Peak memory of the TT-SVD at 1e-8 in processes of their own, in sizes of the array."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "array.npy"
         np.save(path, a)
-        found = {name: _peak(name, path) for name in ("ttcore", peer) if name}
+        found = {name: in_fresh_process(__file__, name, path) for name in ("ttcore", peer) if name}
     ours = found["ttcore"]
     theirs = found.get(peer) if peer else None
-    yield Row(
+    return Row(
         "P3",
         f"{work}, eps 1e-8: peak memory, the array included",
         peer or "none installed",
         "–" if theirs is None else f"{theirs:.3g} × input",
         f"{ours:.3g} × input",
         "–" if theirs is None else f"{theirs / ours:.3g}",
-        "≤ 1.3 × input",
-        "yes" if ours <= 1.3 else "no",
+        "–" if wanted is None else f"≤ {wanted:g} × input",
+        "–" if wanted is None else "yes" if ours <= wanted else "no",
     )
-
-
-def _peak(name: str, path: Path) -> float:
-    """Peak memory of a TT-SVD in a process of its own, in sizes of the array."""
-    command = [sys.executable, __file__, name, str(path)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(done.stdout.split()[-1])
 
 
 def _child(name: str, path: str) -> None:
