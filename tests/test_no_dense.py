@@ -89,6 +89,11 @@ OPERATIONS = {
     "rmatvec": "tall.rmatvec(np.ones(2**18))",
     "apply": "tall.apply(np.ones((3, 2**18)))",
     "matvec_backward": "tt.linear.matvec_backward(tall.cores, *np.ones((2, 1, 2**18)))",
+    "layer forward": "tt.layers.FC(tall.cores, np.ones(2**18)).forward(np.ones((3, 2**18)))",
+    "layer backward": "tt.layers.FC(tall.cores).backward(*np.ones((2, 1, 2**18)))",
+    "layer clip": "tt.layers.FC(tall.cores).clip().round(max_rank=2)",
+    "layer init": "tt.layers.FC.random((2,) * 18, (2,) * 18, 4, rng=0, init='orthogonal')",
+    "suggest": "tt.layers.suggest((2**18, 2**18), params=1000)",
     "from_dense": "tt.from_dense(np.ones((2,) * 20), eps=1e-8)",
     "matrix_from_dense": "tt.matrix_from_dense(np.ones((2**9, 2**9)), (2,) * 9, (2,) * 9)",
 }

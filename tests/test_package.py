@@ -58,7 +58,7 @@ def test_public_names_stay_the_same_objects_after_importing_every_submodule(tmp_
 
 
 def test_no_public_function_shares_its_name_with_a_submodule():
-    assert set(ttcore.__all__) & SUBMODULES == {"linear", "testing"}
+    assert set(ttcore.__all__) & SUBMODULES == {"layers", "linear", "testing"}
 
 
 def test_public_names_are_listed():

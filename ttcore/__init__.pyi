@@ -1,3 +1,4 @@
+from ttcore import layers as layers
 from ttcore import linear as linear
 from ttcore import testing as testing
 from ttcore.errors import TTConvergenceError as TTConvergenceError
