@@ -3,7 +3,9 @@
 import copy
 import io
 import pickle
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -210,7 +212,6 @@ def test_half_precision_in_and_out(dtype):
     torch.testing.assert_close(y, exact(x.float()).to(dtype), rtol=0, atol=0)
     y.float().square().sum().backward()
     assert {x.grad.dtype, *(p.grad.dtype for p in layer.parameters())} == {dtype}
-    assert torch._dynamo  # compiled graphs carry the dtype too
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), y)
 
@@ -227,6 +228,9 @@ def test_autocast_gives_the_output_in_its_dtype_and_gradients_in_that_of_the_par
     torch.testing.assert_close(y, layer(x).to(dtype))
     y.float().sum().backward()
     assert all(p.grad.dtype == torch.float32 for p in layer.parameters())
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", dtype):
+        torch.testing.assert_close(compiled(x), y)
 
 
 # the module
@@ -373,6 +377,12 @@ def test_wrong_shapes_get_one_error_that_explains():
         TTLinear((2, 2), (2,), 1)
     with pytest.raises(tt.TTValueError, match="'xavier'"):
         TTLinear((2, 2), (2, 2), 1, init="xavier")
+
+
+def test_the_example_of_the_documentation_runs():
+    page = Path(__file__).parents[2] / "docs" / "layers.md"
+    (code,) = re.findall(r"^```py\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    exec(compile(code, str(page), "exec"), {})
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

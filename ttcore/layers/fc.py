@@ -161,10 +161,10 @@ def check_bias(bias: Any, length: int) -> Array:
 
 
 def _rows(x: Array, cores: Cores) -> Array:
-    """``x`` (..., N) as rows (batch, N)."""
-    check_length(x, -1, col_modes(cores), "col_modes", "(..., N)")
+    """``x`` (..., N) as rows (batch, N), of which the product checks N."""
     if x.ndim == 2:
         return x
+    check_length(x, -1, col_modes(cores), "col_modes", "(..., N)")
     return namespace(x).reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
 
 

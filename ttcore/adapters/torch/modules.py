@@ -147,7 +147,7 @@ class TTLinear(nn.Module):
 
     def _cores(self) -> list[Tensor]:
         """The cores in their order; a list of parameters takes longer to tell than a dict."""
-        cores = list(self.cores._parameters.values())
+        cores: list[Any] = list(self.cores._parameters.values())
         if len(cores) < len(self.in_modes):  # some are computed: `torch.nn.utils.parametrize`
             cores = [getattr(self.cores, str(k)) for k in range(len(self.in_modes))]
         return cores
@@ -174,3 +174,7 @@ class TTLinear(nn.Module):
             f"in_modes={self.in_modes}, out_modes={self.out_modes}, ranks={self.ranks}, "
             f"bias={self.bias is not None}"
         )
+
+    def __repr__(self) -> str:
+        """One line, as of `torch.nn.Linear`: the cores follow from modes and ranks."""
+        return f"{type(self).__name__}({self.extra_repr()})"
