@@ -103,6 +103,54 @@ def test_gradcheck_and_gradgradcheck_pass(layer):
     assert torch.autograd.gradcheck(run, (x, bias, *cores), check_forward_ad=True)
 
 
+def test_second_derivatives_are_those_of_the_dense_weight(layer):
+    """A penalty on the gradient, as plain eager code has it; a check of torch's does not see it."""
+    x, cores, bias = arguments(layer, 3)
+
+    def penalty(y):
+        (gx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        return torch.autograd.grad(gx.square().sum(), [x, *cores, bias])
+
+    weight = cores[0]
+    for core in cores[1:]:
+        step = torch.einsum("amnb,bpqc->ampnqc", weight, core)
+        weight = step.reshape(1, step.shape[1] * step.shape[2], -1, step.shape[-1])
+    found = penalty(tt_linear(x, cores, bias))
+    exact = penalty(nn.functional.linear(x, weight[0, :, :, 0], bias))
+    for a, b in zip(found, exact, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+def test_modes_that_watch_operators_see_this_one():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    layer = layer_of("layer")
+    with Watch():
+        layer(torch.ones(28, dtype=torch.float64))
+    assert torch.ops.ttcore.fc.default in seen
+
+
+def test_mixed_dtypes_promote_and_gradients_have_those_of_their_operands():
+    layer = layer_of("layer", torch.float32)
+    for dtype in (torch.float64, torch.complex64):
+        x = torch.ones(2, 28, dtype=dtype, requires_grad=True)
+        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+        for run in (layer, compiled):
+            layer.zero_grad()
+            y = run(x)
+            assert y.dtype == dtype
+            y.abs().sum().backward()
+            assert x.grad.dtype == dtype
+            assert all(p.grad.dtype == torch.float32 for p in layer.parameters())
+
+
 def test_gradcheck_passes_for_complex_numbers():
     torch.manual_seed(0)
     shapes = [(2, 6), (4,), (1, 2, 2, 3), (3, 2, 3, 1)]
