@@ -98,6 +98,11 @@ OPERATIONS = {
     "matvec_backward": "tt.linear.matvec_backward(tall.cores, *np.ones((2, 1, 2**18)))",
     "rows": "(tall.gather_rows([0, -1, 0]), tall.gather_columns([2**17, 2**17]))",
     "gradients of rows": "tt.rows.gather_rows_backward(tall.cores, [5], np.ones((1, 2**18)))",
+    "layer forward": "tt.layers.FC(tall.cores, np.ones(2**18)).forward(np.ones((3, 2**18)))",
+    "layer backward": "tt.layers.FC(tall.cores).backward(*np.ones((2, 1, 2**18)))",
+    "layer clip": "tt.layers.FC(tall.cores).clip().round(max_rank=2)",
+    "layer init": "tt.layers.FC.random((2,) * 18, (2,) * 18, 4, rng=0, init='orthogonal')",
+    "suggest": "tt.layers.suggest((2**18, 2**18), params=1000)",
     "from_dense": "tt.from_dense(np.ones((2,) * 20), eps=1e-8)",
     "matrix_from_dense": "tt.matrix_from_dense(np.ones((2**9, 2**9)), (2,) * 9, (2,) * 9)",
 }

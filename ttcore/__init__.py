@@ -47,7 +47,7 @@ _NAMES = {
     "ttcore.tuning": ("load_plan", "save_plan"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
-_SUBMODULES = ("indexing", "linear", "rows", "testing")
+_SUBMODULES = ("indexing", "layers", "linear", "rows", "testing")
 
 __all__ = sorted([*_HOME, *_SUBMODULES])  # noqa: PLE0605 -- the stub is literal
 

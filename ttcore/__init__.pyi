@@ -1,4 +1,5 @@
 from ttcore import indexing as indexing
+from ttcore import layers as layers
 from ttcore import linear as linear
 from ttcore import rows as rows
 from ttcore import testing as testing

@@ -1,0 +1,450 @@
+"""`TTLinear` against the dense layer, and everything that torch does with modules."""
+
+import copy
+import io
+import pickle
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the adapter needs torch")
+
+from torch import nn  # noqa: E402
+
+import ttcore as tt  # noqa: E402
+from ttcore.adapters.torch import TTLinear, tt_linear  # noqa: E402
+from ttcore.testing import assert_within, dense_matrix, gamma, magnitude  # noqa: E402
+
+SHAPES = {
+    "layer": ((4, 7), (5, 3), 3),
+    "three cores": ((2, 3, 1), (1, 2, 4), (3, 2)),
+    "over-full": ((2, 2), (1, 2), (9,)),
+    "one core": ((5,), (3,), 1),
+}
+
+# torch's own forward mode still uses what torch itself calls deprecated
+FORWARD_MODE = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+
+
+def layer_of(name, dtype=torch.float64, **options):
+    torch.manual_seed(0)
+    layer = TTLinear(*SHAPES[name], dtype=dtype, **options)
+    if layer.bias is not None:
+        nn.init.normal_(layer.bias)
+    return layer
+
+
+def dense_of(layer):
+    """The same layer as torch has it, its weight expanded by an oracle."""
+    weight = dense_matrix([g.detach().numpy() for g in layer.cores]).astype(float)
+    linear = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
+    linear = linear.to(layer.cores[0].dtype)
+    with torch.no_grad():
+        linear.weight.copy_(torch.from_numpy(weight))
+        if layer.bias is not None:
+            linear.bias.copy_(layer.bias)
+    return linear
+
+
+@pytest.fixture(params=SHAPES)
+def layer(request):
+    return layer_of(request.param)
+
+
+def arguments(layer, *lead):
+    x = torch.randn(*lead, layer.in_features, dtype=torch.float64, requires_grad=True)
+    return x, [g.detach().requires_grad_() for g in layer.cores], layer.bias
+
+
+# values
+
+
+@pytest.mark.parametrize("lead", [(), (1,), (13,), (0,), (2, 3)], ids=str)
+def test_output_is_that_of_the_dense_layer(layer, lead):
+    x = torch.randn(*lead, layer.in_features, dtype=torch.float64)
+    y = layer(x)
+    assert y.shape == (*lead, layer.out_features)
+    cores = [g.detach().numpy() for g in layer.cores]
+    exact = x.numpy() @ dense_matrix(cores).T + layer.bias.detach().numpy()
+    size = np.abs(x.numpy()) @ magnitude(cores).T + np.abs(layer.bias.detach().numpy())
+    assert_within(y.detach().numpy(), exact, (gamma(float, cores) + 4e-16) * size)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_are_those_of_the_dense_weight_pulled_back(layer, bias):
+    """Torch differentiates the dense layer with its weight expanded by einsum."""
+    x, cores, shift = arguments(layer, 6)
+    shift = shift if bias else None
+    y = tt_linear(x, cores, shift)
+    gy = torch.randn_like(y)
+    operands = [x, *cores, *([shift] if bias else [])]
+    found = torch.autograd.grad(y, operands, gy)
+    weight = cores[0]
+    for core in cores[1:]:
+        step = torch.einsum("amnb,bpqc->ampnqc", weight, core)
+        weight = step.reshape(1, step.shape[1] * step.shape[2], -1, step.shape[-1])
+    exact = torch.autograd.grad(nn.functional.linear(x, weight[0, :, :, 0], shift), operands, gy)
+    for a, b in zip(found, exact, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@FORWARD_MODE
+def test_gradcheck_and_gradgradcheck_pass(layer):
+    x, cores, bias = arguments(layer, 2)
+
+    def run(x, bias, *cores):
+        return tt_linear(x, cores, bias)
+
+    assert torch.autograd.gradcheck(run, (x, bias, *cores))
+    assert torch.autograd.gradgradcheck(run, (x, bias, *cores))
+    assert torch.autograd.gradcheck(run, (x, bias, *cores), check_forward_ad=True)
+
+
+def test_second_derivatives_are_those_of_the_dense_weight(layer):
+    """A penalty on the gradient, as plain eager code has it; a check of torch's does not see it."""
+    x, cores, bias = arguments(layer, 3)
+
+    def penalty(y):
+        (gx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        return torch.autograd.grad(gx.square().sum(), [x, *cores, bias])
+
+    weight = cores[0]
+    for core in cores[1:]:
+        step = torch.einsum("amnb,bpqc->ampnqc", weight, core)
+        weight = step.reshape(1, step.shape[1] * step.shape[2], -1, step.shape[-1])
+    found = penalty(tt_linear(x, cores, bias))
+    exact = penalty(nn.functional.linear(x, weight[0, :, :, 0], bias))
+    for a, b in zip(found, exact, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+def test_modes_that_watch_operators_see_this_one():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    layer = layer_of("layer")
+    with Watch():
+        layer(torch.ones(28, dtype=torch.float64))
+    assert torch.ops.ttcore.fc.default in seen
+
+
+def test_mixed_dtypes_promote_and_gradients_have_those_of_their_operands():
+    layer = layer_of("layer", torch.float32)
+    for dtype in (torch.float64, torch.complex64):
+        x = torch.ones(2, 28, dtype=dtype, requires_grad=True)
+        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+        for run in (layer, compiled):
+            layer.zero_grad()
+            y = run(x)
+            assert y.dtype == dtype
+            y.abs().sum().backward()
+            assert x.grad.dtype == dtype
+            assert all(p.grad.dtype == torch.float32 for p in layer.parameters())
+
+
+def test_gradcheck_passes_for_complex_numbers():
+    torch.manual_seed(0)
+    shapes = [(2, 6), (4,), (1, 2, 2, 3), (3, 2, 3, 1)]
+    x, bias, *cores = (torch.randn(s, dtype=torch.complex128, requires_grad=True) for s in shapes)
+
+    def run(x, bias, *cores):
+        return tt_linear(x, cores, bias)
+
+    assert torch.autograd.gradcheck(run, (x, bias, *cores))
+    assert torch.autograd.gradgradcheck(run, (x, bias, *cores))
+    view = x.detach().conj()  # conjugated on paper only
+    torch.testing.assert_close(tt_linear(view, cores), tt_linear(view.resolve_conj(), cores))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_operators_pass_the_checks_of_torch(name):
+    layer = layer_of(name)
+    x, cores, bias = arguments(layer, 3)
+    gy = torch.randn(3, layer.out_features, dtype=torch.float64, requires_grad=True)
+    for shift in (bias, None):
+        torch.library.opcheck(torch.ops.ttcore.fc.default, (x, cores, shift))
+    torch.library.opcheck(torch.ops.ttcore.fc_backward.default, (x, cores, gy))
+
+
+def test_the_operator_and_the_way_around_it_give_the_same_bits(layer):
+    x, cores, bias = arguments(layer, 5)
+    y, same = tt_linear(x, cores, bias), torch.ops.ttcore.fc(x, cores, bias)
+    assert torch.equal(y, same)
+    gy = torch.randn_like(y)
+    operands = (x, bias, *cores)
+    pairs = zip(
+        torch.autograd.grad(y, operands, gy), torch.autograd.grad(same, operands, gy), strict=True
+    )
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+# compilers and transformations
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_as_one_graph(layer, dynamic):
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for batch in (3, 5):
+        x = torch.randn(batch, layer.in_features, dtype=torch.float64, requires_grad=True)
+        y = compiled(x)
+        torch.testing.assert_close(y, layer(x))
+        (gx,) = torch.autograd.grad(y.square().sum(), x)
+        (exact,) = torch.autograd.grad(layer(x).square().sum(), x)
+        torch.testing.assert_close(gx, exact)
+
+
+def test_exports(layer):
+    x = torch.randn(3, layer.in_features, dtype=torch.float64)
+    batch = torch.export.Dim("batch", min=2, max=100)
+    program = torch.export.export(layer, (x,), dynamic_shapes=({0: batch},))
+    other = torch.randn(7, layer.in_features, dtype=torch.float64)
+    torch.testing.assert_close(program.module()(other), layer(other))
+    assert set(program.state_dict) == set(layer.state_dict())
+
+
+@FORWARD_MODE
+def test_transformations_of_functions(layer):
+    """torch.func: grad, vmap over inputs and over layers, per-sample gradients, both Jacobians."""
+    params = {k: v.detach() for k, v in layer.named_parameters()}
+    x = torch.randn(4, layer.in_features, dtype=torch.float64)
+    dense = dense_of(layer)
+    weight, bias = dense.weight.detach(), dense.bias.detach()
+
+    def loss(params, x):
+        return torch.func.functional_call(layer, params, (x,)).square().sum()
+
+    gradients = torch.func.grad(loss)(params, x)
+    layer.zero_grad()
+    loss(dict(layer.named_parameters()), x).backward()
+    for name, p in layer.named_parameters():
+        torch.testing.assert_close(gradients[name], p.grad)
+    torch.testing.assert_close(torch.func.vmap(layer)(x), layer(x))
+    torch.testing.assert_close(torch.func.vmap(layer, in_dims=1)(x.T), layer(x))
+    several = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(params, x)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(several[name].sum(0), gradient)
+    torch.testing.assert_close(torch.func.jacrev(layer)(x[0]), weight)
+    torch.testing.assert_close(torch.func.jacfwd(layer)(x[0]), weight)
+    y, dy = torch.func.jvp(layer, (x,), (torch.ones_like(x),))
+    torch.testing.assert_close(y, x @ weight.T + bias)
+    torch.testing.assert_close(dy, torch.ones_like(x) @ weight.T)
+    hessian = torch.func.hessian(lambda x: loss(params, x))(x[0])
+    torch.testing.assert_close(hessian, 2 * weight.T @ weight)
+    stacked = {name: torch.stack([p, 2 * p]) for name, p in params.items()}
+    both = torch.func.vmap(lambda p: torch.func.functional_call(layer, p, (x,)))(stacked)
+    torch.testing.assert_close(both[0], layer(x))
+
+
+# precision
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_in_and_out(dtype):
+    layer = layer_of("layer", torch.float32)
+    exact = copy.deepcopy(layer)
+    layer = layer.to(dtype)
+    exact.load_state_dict({k: v.float() for k, v in layer.state_dict().items()})
+    x = torch.randn(6, 28).to(dtype).requires_grad_()
+    y = layer(x)
+    assert y.dtype == dtype
+    torch.testing.assert_close(y, exact(x.float()).to(dtype), rtol=0, atol=0)
+    y.float().square().sum().backward()
+    assert {x.grad.dtype, *(p.grad.dtype for p in layer.parameters())} == {dtype}
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), y)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_gives_the_output_in_its_dtype_and_gradients_in_that_of_the_parameters(dtype):
+    layer = layer_of("layer", torch.float32)
+    x = torch.randn(6, 28)
+    with torch.autocast("cpu", dtype):
+        y = layer(x)
+        assert y.dtype == dtype
+        assert layer(x.to(dtype)).dtype == dtype
+        assert layer_of("layer")(x.double()).dtype == torch.float64  # as torch.nn.Linear
+    torch.testing.assert_close(y, layer(x).to(dtype))
+    y.float().sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in layer.parameters())
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", dtype):
+        torch.testing.assert_close(compiled(x), y)
+
+
+# the module
+
+
+def test_state_dict_has_the_documented_keys(layer):
+    keys = [f"cores.{k}" for k in range(len(layer.in_modes))]
+    assert sorted(layer.state_dict()) == ["bias", *keys]
+    shapes = [tuple(layer.state_dict()[key].shape) for key in keys]
+    assert shapes == [
+        g.shape for g in tt.layers.init_cores(layer.in_modes, layer.out_modes, layer.ranks)
+    ]
+    other = TTLinear(layer.in_modes, layer.out_modes, layer.ranks, dtype=torch.float64)
+    other.load_state_dict(layer.state_dict())
+    x = torch.randn(2, layer.in_features, dtype=torch.float64)
+    assert torch.equal(other(x), layer(x))
+
+
+def test_copies_pickles_and_files_compute_the_same(layer):
+    x = torch.randn(2, layer.in_features, dtype=torch.float64)
+    file = io.BytesIO()
+    torch.save(layer, file)
+    file.seek(0)
+    twins = [
+        copy.deepcopy(layer),
+        pickle.loads(pickle.dumps(layer)),
+        torch.load(file, weights_only=False),
+    ]
+    for twin in twins:
+        assert torch.equal(twin(x), layer(x))
+        assert {p.data_ptr() for p in twin.parameters()}.isdisjoint(
+            p.data_ptr() for p in layer.parameters()
+        )
+
+
+def test_initial_cores_follow_the_seed_of_torch_and_the_variance_of_the_dense_weight():
+    torch.manual_seed(1)
+    a = TTLinear((8, 8), (8, 8), 16)
+    torch.manual_seed(1)
+    b = TTLinear((8, 8), (8, 8), 16)
+    c = TTLinear((8, 8), (8, 8), 16, init="he")
+    assert torch.equal(a.cores[0], b.cores[0])
+    assert not torch.equal(a.cores[0], c.cores[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ratio = float(c.weight.var() / a.weight.var())
+    assert 1.4 < ratio < 2.8  # 2 / 64 over 2 / 128, from 4096 entries that depend on each other
+    assert not a.bias.any()
+    before = a.cores[0].clone()
+    a.reset_parameters()
+    assert not torch.equal(a.cores[0], before)
+
+
+def test_device_and_dtype_are_taken_as_torch_does():
+    layer = TTLinear((2, 3), (3, 2), 2, device="meta", dtype=torch.bfloat16)
+    assert {p.device.type for p in layer.parameters()} == {"meta"}
+    assert layer(torch.empty(5, 6, device="meta", dtype=torch.bfloat16)).shape == (5, 6)
+    assert TTLinear((2, 3), (3, 2), 2).cores[0].dtype == torch.get_default_dtype()
+    assert TTLinear((2, 3), (3, 2), 2, False).bias is None
+
+
+def test_a_trained_layer_is_taken_over():
+    torch.manual_seed(0)
+    linear = nn.Linear(28, 15)
+    layer = TTLinear.from_dense(linear, (4, 7), (5, 3))
+    x = torch.randn(6, 28)
+    torch.testing.assert_close(layer(x), linear(x))
+    assert TTLinear.from_dense(linear, (4, 7), (5, 3), max_rank=2).ranks == (1, 2, 1)
+    half = nn.Linear(28, 15, bias=False).bfloat16()
+    assert TTLinear.from_dense(half, eps=0.1).cores[0].dtype == torch.bfloat16
+    assert TTLinear.from_dense(half, eps=0.1).bias is None
+
+
+def test_weight_is_built_differentiable_and_announced_once():
+    layer = layer_of("layer")
+    with pytest.warns(UserWarning, match="15 x 28"):
+        weight = layer.weight
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = layer.weight
+    assert torch.equal(weight, again)
+    torch.testing.assert_close(weight, dense_of(layer).weight)
+    weight.sum().backward()
+    assert all(core.grad is not None for core in layer.cores)
+
+
+def test_training_lowers_the_loss_as_that_of_the_dense_layer():
+    torch.manual_seed(0)
+    layer = TTLinear((4, 4), (4, 4), 4)
+    goal = TTLinear((4, 4), (4, 4), 2)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(300):
+        x = torch.randn(64, 16)
+        loss = (layer(x) - goal(x).detach()).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.02 * losses[0]
+
+
+def test_tensors_of_the_cpu_are_not_copied(monkeypatch):
+    from ttcore.layers import fc
+
+    seen = []
+    original = fc.forward
+
+    def spy(cores, x, bias=None, *, workers=None):
+        seen.append((cores, x, bias, workers))
+        seen.append(original(cores, x, bias, workers=workers))
+        return seen[-1]
+
+    monkeypatch.setattr(fc, "forward", spy)
+    layer, x = layer_of("layer"), torch.randn(3, 28, dtype=torch.float64)
+    y = layer(x)
+    (cores, x_, bias, workers), y_ = seen
+    assert x_.ctypes.data == x.data_ptr()
+    assert y_.ctypes.data == y.data_ptr()
+    assert bias.ctypes.data == layer.bias.data_ptr()
+    assert [g.ctypes.data for g in cores] == [g.data_ptr() for g in layer.cores]
+    assert workers == torch.get_num_threads()
+
+
+def test_parametrized_cores_are_used():
+    from torch.nn.utils import parametrize
+
+    class Twice(nn.Module):
+        def forward(self, x):
+            return 2 * x
+
+    layer = layer_of("layer")
+    x = torch.randn(3, 28, dtype=torch.float64)
+    y = layer(x) - layer.bias
+    parametrize.register_parametrization(layer.cores, "0", Twice())
+    torch.testing.assert_close(layer(x) - layer.bias, 2 * y)
+
+
+def test_wrong_shapes_get_one_error_that_explains():
+    layer = layer_of("layer")
+    with pytest.raises(tt.TTShapeError, match=r"\(3, 27\).*28"):
+        layer(torch.ones(3, 27, dtype=torch.float64))
+    with pytest.raises(tt.TTShapeError, match=r"in_modes \(2, 2\)"):
+        TTLinear((2, 2), (2,), 1)
+    with pytest.raises(tt.TTValueError, match="'xavier'"):
+        TTLinear((2, 2), (2, 2), 1, init="xavier")
+
+
+def test_the_example_of_the_documentation_runs():
+    page = Path(__file__).parents[2] / "docs" / "layers.md"
+    (code,) = re.findall(r"^```py\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    exec(compile(code, str(page), "exec"), {})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_tensors_on_a_gpu_stay_there():
+    layer = layer_of("layer", torch.float32)
+    x = torch.randn(13, 28)
+    y = layer(x)
+    y.sum().backward()
+    expected = [p.grad for p in layer.parameters()]
+    gpu = copy.deepcopy(layer).cuda()
+    gpu.zero_grad()
+    z = gpu(x.cuda())
+    assert z.is_cuda
+    torch.testing.assert_close(z.cpu(), y, rtol=1e-4, atol=1e-5)
+    z.sum().backward()
+    for p, gradient in zip(gpu.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad.cpu(), gradient, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,180 @@
+"""Modules of torch."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ttcore.adapters.torch.ops import tt_linear
+from ttcore.layers.init import init_cores
+from ttcore.layers.layer import FC
+from ttcore.layers.modes import check_layer_modes
+from ttcore.matrix import TTMatrix
+
+
+class TTLinear(nn.Module):
+    """A fully-connected layer whose weight is a TT-matrix; takes the place of `torch.nn.Linear`.
+
+    Parameters
+    ----------
+    in_modes, out_modes : sequence of d ints
+        They multiply to ``in_features`` and ``out_features``. (Layers take input modes first;
+        matrices take rows, the outputs, first.)
+    rank : int or sequence of int
+        As in `ttcore.layers.init_cores`.
+    bias : bool
+    init : str or float
+        The variance of the dense weight, or how the cores are drawn: see
+        `ttcore.layers.init_cores`. Drawn by torch's random numbers: `torch.manual_seed` holds.
+    device, dtype
+        As in `torch.nn.Linear`.
+
+    Attributes
+    ----------
+    cores : ParameterList
+        Of shapes (r_{k-1}, out_k, in_k, r_k); ``cores.0`` ... in the state dict.
+    bias : Parameter or None
+        Zero at the start.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ttcore.adapters.torch import TTLinear
+    >>> layer = TTLinear((4, 7, 4, 7), (5, 5, 8, 4), rank=3)
+    >>> layer(torch.ones(10, 784)).shape
+    torch.Size([10, 800])
+    >>> sum(p.numel() for p in layer.parameters())
+    1547
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_modes: Sequence[int],
+        out_modes: Sequence[int],
+        rank: int | Sequence[int],
+        bias: bool = True,
+        *,
+        init: str | float = "glorot",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_modes, self.out_modes = check_layer_modes(in_modes, out_modes)
+        self.in_features, self.out_features = math.prod(self.in_modes), math.prod(self.out_modes)
+        self.init = init
+        self._warned = False
+        place = {"device": device, "dtype": dtype}
+        shapes = [g.shape for g in init_cores(self.in_modes, self.out_modes, rank, init=init)]
+        self.cores = nn.ParameterList([torch.empty(shape, **place) for shape in shapes])
+        if bias:
+            self.bias = nn.Parameter(torch.empty(self.out_features, **place))
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The d + 1 ranks; the outer ones are 1."""
+        return (1, *(int(core.shape[3]) for core in self.cores))
+
+    def reset_parameters(self) -> None:
+        """Draw the cores anew, and set the bias to zero."""
+        seed = int(torch.randint(2**63 - 1, (), device="cpu"))
+        drawn = init_cores(self.in_modes, self.out_modes, self.ranks, init=self.init, rng=seed)
+        with torch.no_grad():
+            for core, values in zip(self.cores, drawn, strict=True):
+                core.copy_(torch.from_numpy(values))
+            if self.bias is not None:
+                self.bias.zero_()
+
+    @classmethod
+    def from_dense(
+        cls,
+        linear: nn.Linear,
+        in_modes: Sequence[int] | None = None,
+        out_modes: Sequence[int] | None = None,
+        *,
+        eps: float | None = None,
+        max_rank: int | Sequence[int] | None = None,
+    ) -> "TTLinear":
+        """The layer of a trained one, by TT-SVD of its weight.
+
+        Parameters
+        ----------
+        linear : torch.nn.Linear
+            Not changed; device, dtype and bias are taken over.
+        in_modes, out_modes, eps, max_rank
+            As in `ttcore.layers.FC.from_dense`.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from ttcore.adapters.torch import TTLinear
+        >>> TTLinear.from_dense(torch.nn.Linear(64, 32), (4, 4, 4), (4, 4, 2), max_rank=5)
+        TTLinear(in_modes=(4, 4, 4), out_modes=(4, 4, 2), ranks=(1, 5, 5, 1), bias=True)
+        """
+        weight = linear.weight.detach()
+        found = FC.from_dense(
+            weight.float() if weight.dtype in {torch.float16, torch.bfloat16} else weight,
+            in_modes,
+            out_modes,
+            eps=eps,
+            max_rank=max_rank,
+        )
+        layer = cls(
+            found.in_modes,
+            found.out_modes,
+            found.ranks,
+            bias=linear.bias is not None,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+        with torch.no_grad():
+            for core, values in zip(layer.cores, found.cores, strict=True):
+                core.copy_(values)
+            if layer.bias is not None:
+                layer.bias.copy_(linear.bias)
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features)."""
+        return tt_linear(x, self._cores(), self.bias)
+
+    def _cores(self) -> list[Tensor]:
+        """The cores in their order; a list of parameters takes longer to tell than a dict."""
+        cores: list[Any] = list(self.cores._parameters.values())
+        if len(cores) < len(self.in_modes):  # some are computed: `torch.nn.utils.parametrize`
+            cores = [getattr(self.cores, str(k)) for k in range(len(self.in_modes))]
+        return cores
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight (out_features, in_features), built at each call; warns the first time.
+
+        Differentiable: gradients reach the cores.
+        """
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"TTLinear.weight builds the dense {self.out_features} x {self.in_features} weight "
+                "at each call; the layer itself never does",
+                stacklevel=2,
+            )
+        dense: Tensor = TTMatrix(self._cores()).to_dense()
+        return dense.to(self.cores[0].dtype)
+
+    def extra_repr(self) -> str:
+        """Modes and ranks."""
+        return (
+            f"in_modes={self.in_modes}, out_modes={self.out_modes}, ranks={self.ranks}, "
+            f"bias={self.bias is not None}"
+        )
+
+    def __repr__(self) -> str:
+        """One line, as of `torch.nn.Linear`: the cores follow from modes and ranks."""
+        return f"{type(self).__name__}({self.extra_repr()})"

@@ -1,0 +1,47 @@
+"""Modes of a layer: checked, and chosen with padding where a size has no good factors."""
+
+import math
+from typing import Any
+
+from ttcore.cores import check_modes
+from ttcore.errors import TTShapeError
+from ttcore.factorise import near_equal_modes
+
+GOOD = 8  # a mode up to this is never too large
+UNEVEN = 2.0  # and beyond, one up to so many times the even one
+PADDING = 1.25  # times the size, at most
+
+
+def check_layer_modes(in_modes: Any, out_modes: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Input and output modes as tuples of equal length.
+
+    Raises
+    ------
+    TTShapeError, TTTypeError
+        If they are not.
+    """
+    ins, outs = check_modes(in_modes, "in_modes"), check_modes(out_modes, "out_modes")
+    if len(ins) != len(outs):
+        raise TTShapeError(
+            f"in_modes {ins} and out_modes {outs} have {len(ins)} and {len(outs)} modes; each core "
+            "takes one of both: fill up the shorter with modes of 1"
+        )
+    return ins, outs
+
+
+def padded_modes(size: int, count: int) -> tuple[int, ...]:
+    """Near-equal modes of ``size``, or of the next larger number that has some.
+
+    No mode is above 8, or twice the even one where that is more. Where no number up to 1.25 times
+    the size is so, the modes of the size itself.
+
+    Examples
+    --------
+    >>> padded_modes(1000, 3), padded_modes(1009, 3), padded_modes(10, 4)
+    ((10, 10, 10), (13, 13, 6), (5, 2, 1, 1))
+    """
+    for padded in range(size, math.floor(PADDING * size) + 1):
+        modes = near_equal_modes(padded, count)
+        if modes[0] <= max(GOOD, UNEVEN * padded ** (1 / count)):
+            return modes
+    return near_equal_modes(size, count)
