@@ -76,14 +76,24 @@ def sampled_basis(a: np.ndarray[Any, Any], tolerance: float) -> Array | None:
     if GAP * tolerance >= 1.0 or (m > NARROW and n < 32 * m):
         return None  # no gap can show; or the sample costs more than it saves
     chosen = np.random.default_rng(n).integers(0, n, max(SAMPLED, SAMPLES * m))
-    rows = in_double(a[np.sort(chosen), :])
+    basis = basis_of(a[np.sort(chosen), :], tolerance, gap=GAP)
+    return basis if basis is not None and 2 * basis.shape[1] <= m else None
+
+
+def basis_of(rows: np.ndarray[Any, Any], tolerance: float, *, gap: float = 1.0) -> Array | None:
+    """An orthonormal basis (m, r), double precision, of rows (k, m) but for ``tolerance``.
+
+    None where the rows are not finite or vanish, or where more than ``gap`` times the tolerance
+    would need fewer.
+    """
+    rows = in_double(rows)
     size = float(np.abs(rows).max())
     if not 0.0 < size < math.inf:
         return None
     _, s, vh = svd(triangle(rows / size), "the sampled rows")
     tails = np.sqrt(np.cumsum(s[::-1] ** 2))[::-1]
-    rank, sure = (int(np.sum(tails > x * tolerance * tails[0])) for x in (1.0, GAP))
-    return adjoint(vh[:rank]) if rank == sure and 2 * rank <= m else None
+    rank, sure = (int(np.sum(tails > x * tolerance * tails[0])) for x in (1.0, gap))
+    return adjoint(vh[:rank]) if rank == sure else None
 
 
 def plain_gram_floor(m: int, unit: float) -> float:
