@@ -8,6 +8,7 @@ from typing import Any
 
 import array_api_compat
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 from ttcore.arrays import compute_dtype
 from ttcore.errors import TTShapeError, TTTypeError
@@ -51,6 +52,7 @@ class Source:
 
     def __init__(self, data: Any, what: str, meter: Meter) -> None:
         self.data, self.what, self.meter = data, what, meter
+        self._pages = _Pages(data)
         self.shape = tuple(int(n) for n in data.shape)
         try:
             self.stored = np.dtype(data.dtype)
@@ -77,8 +79,9 @@ class Source:
                 f"{self.what}[{key}] gave {piece.dtype} of shape {piece.shape}, expected {shape}: "
                 f"its shape is {self.shape}"
             )
+        self._pages.ask(piece)
         np.copyto(block, piece, casting="unsafe")
-        _drop_pages(self.data)
+        self._pages.let_go()
         return block
 
     def _piece(self, key: Key) -> Any:
@@ -150,16 +153,29 @@ def _shape_of(key: Key, shape: Sequence[int]) -> tuple[int, ...]:
     return (*(k.stop - k.start for k in key), *shape[len(key) :])
 
 
-def _drop_pages(data: Any) -> None:
-    """Let go of the pages of a file that were mapped; they count as memory of this process.
+class _Pages:
+    """The pages of a mapped file: asked for in one go, and let go when they were read.
 
-    Not of a copy-on-write map, whose changes they hold.
+    The system reads a file in larger pieces when it knows what is wanted, and mapped pages count as
+    memory of this process. A copy-on-write map is left alone: its pages hold changes.
     """
-    mapped = getattr(data, "_mmap", None)
-    if not isinstance(data, np.memmap) or data.mode == "c" or not isinstance(mapped, mmap.mmap):
-        return
-    if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-        mapped.madvise(mmap.MADV_DONTNEED)
+
+    def __init__(self, data: Any) -> None:
+        mapped = getattr(data, "_mmap", None) if isinstance(data, np.memmap) else None
+        usable = isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED")  # not on Windows
+        self._map = mapped if usable and data.mode != "c" else None
+
+    def ask(self, piece: Any) -> None:
+        if self._map is None:
+            return
+        low, high = byte_bounds(piece)
+        base = np.frombuffer(self._map, np.uint8).ctypes.data
+        start = (low - base) // mmap.PAGESIZE * mmap.PAGESIZE
+        self._map.madvise(mmap.MADV_WILLNEED, start, high - base - start)
+
+    def let_go(self) -> None:
+        if self._map is not None:
+            self._map.madvise(mmap.MADV_DONTNEED)
 
 
 def keys_of_blocks(shape: Sequence[int], axes: int, most: int) -> Iterator[Key]:
