@@ -312,7 +312,10 @@ class _Sweep:
     ) -> tuple[Array, list[Array]]:
         """Cut ``modes`` off a matrix (n, prod(modes) * rank) of any proportions, by SVD."""
         if isinstance(a, Stream):
-            a = a.in_memory()
+            rows = a.in_memory()
+            if not math.isfinite(largest(rows)):
+                a.largest()  # names the entry
+            a = rows
         if self.norm < 0:
             check_finite(a, "a")
             a, self.exponent = unit(a)

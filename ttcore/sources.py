@@ -67,6 +67,11 @@ class Source:
         """Bytes as stored."""
         return math.prod(self.shape) * int(self.stored.itemsize)
 
+    def ask(self, key: Key) -> None:
+        """Have a mapped file read there, without waiting for it."""
+        if self._pages.usable:
+            self._pages.ask(self._piece(key))
+
     def read(self, key: Key, out: Array) -> Array:
         """The entries at ``key`` in ``out``, a flat array that has room for them."""
         shape = _shape_of(key, self.shape)
@@ -79,7 +84,6 @@ class Source:
                 f"{self.what}[{key}] gave {piece.dtype} of shape {piece.shape}, expected {shape}: "
                 f"its shape is {self.shape}"
             )
-        self._pages.ask(piece)
         np.copyto(block, piece, casting="unsafe")
         self._pages.let_go()
         return block
@@ -165,10 +169,14 @@ class _Pages:
         usable = isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED")  # not on Windows
         self._map = mapped if usable and data.mode != "c" else None
 
+    @property
+    def usable(self) -> bool:
+        return self._map is not None
+
     def ask(self, piece: Any) -> None:
-        if self._map is None:
-            return
         low, high = byte_bounds(piece)
+        if high - low > 2 * piece.nbytes:  # much between its parts is not wanted
+            return
         base = np.frombuffer(self._map, np.uint8).ctypes.data
         start = (low - base) // mmap.PAGESIZE * mmap.PAGESIZE
         self._map.madvise(mmap.MADV_WILLNEED, start, high - base - start)

@@ -23,7 +23,7 @@ BLOCK = 2**21  # entries of a block: 16 MiB of float64
 STATE = 2**28  # bytes up to which what is left after a pass is kept in memory
 ROWS = 2**20  # rows to which trailing modes are merged, if they may: few rows are a small state
 NARROWEST, WIDEST = 256, 1024  # columns up to which; the more, the slower are Gram matrices
-SAMPLES = 1024  # rows of a sample, at most
+SAMPLES, SAMPLED = 1024, 2**25  # rows and entries of a sample, at most
 RUN = 8  # neighbouring rows that a sample takes at once: files are slow to read one by one
 
 
@@ -98,12 +98,17 @@ class Stream:
         keys = list(keys_of_blocks(source.shape, self._leading, BLOCK))
         buffers = [np.empty(min(size, math.prod(source.shape)), self.dtype) for _ in range(2)]
         with ThreadPoolExecutor(1, "ttcore-reader") as reader:
-            ahead = reader.submit(source.read, keys[0], buffers[0])
+
+            def fetch(number: int) -> Array:
+                for later in keys[number : number + 2]:  # so that a disk is never idle
+                    source.ask(later)
+                return source.read(keys[number], buffers[number % 2])
+
+            ahead = reader.submit(fetch, 0)
             for number, key in enumerate(keys):
                 block = ahead.result()
                 if number + 1 < len(keys):
-                    spare = buffers[(number + 1) % 2]
-                    ahead = reader.submit(source.read, keys[number + 1], spare)
+                    ahead = reader.submit(fetch, number + 1)
                 yield key, block
                 source.meter.advance(block.size * source.stored.itemsize)
 
@@ -116,10 +121,11 @@ class Stream:
     def sample(self, count: int) -> Array:
         """About ``count`` rows, drawn by a fixed rule."""
         source, lead = self.source, self._leading
-        run = min(RUN, source.shape[lead - 1])
+        width = math.prod(source.shape[lead:])
+        run = min(RUN, source.shape[lead - 1], max(BLOCK // width, 1))
+        count = min(count, max(SAMPLED // width, 2 * run))
         starts = np.random.default_rng(self.shape[0]).integers(0, self.shape[0], -(-count // run))
         starts[[0, -1]] = 0, self.shape[0] - 1  # functions are often at their steepest at the ends
-        width = math.prod(source.shape[lead:])
         buffer = np.empty(run * width, self.dtype)
         found = []
         for start in np.sort(starts):
