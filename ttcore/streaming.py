@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ttcore.arrays import in_double, largest
+from ttcore.arrays import adjoint, in_double, largest
 from ttcore.factorisations import not_finite, triangle
 from ttcore.kernels import dispatch
 from ttcore.kernels.dispatch import tsqr
@@ -23,7 +23,7 @@ BLOCK = 2**21  # entries of a block: 16 MiB of float64
 STATE = 2**28  # bytes up to which what is left after a pass is kept in memory
 ROWS = 2**20  # rows to which trailing modes are merged, if they may: few rows are a small state
 NARROWEST, WIDEST = 256, 1024  # columns up to which; the more, the slower are Gram matrices
-SAMPLES, SAMPLED = 1024, 2**25  # rows and entries of a sample, at most
+SAMPLES, SAMPLED = 512, 2**25  # rows and entries of a sample, at most
 RUN = 8  # neighbouring rows that a sample takes at once: files are slow to read one by one
 
 
@@ -230,8 +230,12 @@ def sampled_basis(a: Stream, tolerance: float) -> Array | None:
     """
     m = a.shape[1]
     rows = a.sample(max(tsqr.SAMPLED, min(tsqr.SAMPLES * m, SAMPLES)))
+    found = tsqr.row_space(rows)
+    if found is None:
+        return None
+    tails, vh = found
     for share, part in ((1e-3, 8), (1.0 / tsqr.GAP, 8), (1.0, 2)):
-        basis = tsqr.basis_of(rows, share * tolerance)
-        if basis is not None and part * basis.shape[1] <= min(rows.shape):
-            return basis
+        rank = int(np.sum(tails > share * tolerance))
+        if 0 < part * rank <= min(rows.shape):
+            return adjoint(vh[:rank])
     return None

@@ -76,15 +76,18 @@ def sampled_basis(a: np.ndarray[Any, Any], tolerance: float) -> Array | None:
     if GAP * tolerance >= 1.0 or (m > NARROW and n < 32 * m):
         return None  # no gap can show; or the sample costs more than it saves
     chosen = np.random.default_rng(n).integers(0, n, max(SAMPLED, SAMPLES * m))
-    basis = basis_of(a[np.sort(chosen), :], tolerance, gap=GAP)
-    return basis if basis is not None and 2 * basis.shape[1] <= m else None
+    found = row_space(a[np.sort(chosen), :])
+    if found is None:
+        return None
+    tails, vh = found
+    rank, sure = (int(np.sum(tails > x * tolerance)) for x in (1.0, GAP))
+    return adjoint(vh[:rank]) if rank == sure and 2 * rank <= m else None
 
 
-def basis_of(rows: np.ndarray[Any, Any], tolerance: float, *, gap: float = 1.0) -> Array | None:
-    """An orthonormal basis (m, r), double precision, of rows (k, m) but for ``tolerance``.
+def row_space(rows: np.ndarray[Any, Any]) -> tuple[Array, Array] | None:
+    """``(tails, vh)``: the norm that the first 0, 1, 2, ... rows of vh miss, relative; and vh.
 
-    None where the rows are not finite or vanish, or where more than ``gap`` times the tolerance
-    would need fewer.
+    None where the rows are not finite or vanish.
     """
     rows = in_double(rows)
     size = float(np.abs(rows).max())
@@ -92,8 +95,7 @@ def basis_of(rows: np.ndarray[Any, Any], tolerance: float, *, gap: float = 1.0) 
         return None
     _, s, vh = svd(triangle(rows / size), "the sampled rows")
     tails = np.sqrt(np.cumsum(s[::-1] ** 2))[::-1]
-    rank, sure = (int(np.sum(tails > x * tolerance * tails[0])) for x in (1.0, gap))
-    return adjoint(vh[:rank]) if rank == sure else None
+    return tails / tails[0], vh
 
 
 def plain_gram_floor(m: int, unit: float) -> float:
