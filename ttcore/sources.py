@@ -167,7 +167,7 @@ class _Pages:
     def __init__(self, data: Any) -> None:
         mapped = getattr(data, "_mmap", None) if isinstance(data, np.memmap) else None
         usable = isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED")  # not on Windows
-        self._map = mapped if usable and data.mode != "c" else None
+        self._map: Any = mapped if usable and data.mode != "c" else None
 
     @property
     def usable(self) -> bool:
