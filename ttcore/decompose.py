@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ttcore import streaming
 from ttcore.arrays import (
     adjoint,
     astype,
@@ -31,6 +32,7 @@ from ttcore.kernels.dispatch import tsqr
 from ttcore.kernels.portable.products import rows_times
 from ttcore.orthogonal import reversed_cores
 from ttcore.scaling import absorb, ldexp, reach, unit
+from ttcore.streaming import Stream
 from ttcore.truncation import Info, check_eps, check_max_rank, choose_rank, noise, per_bond
 from ttcore.typing import Array, Cores
 
@@ -39,7 +41,7 @@ TALL = 4  # rows per column from which a matrix is worth a pass for its Gram mat
 
 
 def tt_svd(
-    a: Array,
+    a: Array | Stream,
     *,
     modes: Sequence[int] | None = None,
     eps: float | None = None,
@@ -50,7 +52,8 @@ def tt_svd(
     Parameters
     ----------
     a : (n_1, ..., n_d) array
-        float32, float64, complex64 or complex128, any strides; read, never written.
+        float32, float64, complex64 or complex128, any strides; read, never written. A `Stream`
+        brings modes of its own.
     modes : sequence of int, optional
         The shape to read ``a`` as, in C order; there may be more modes than an array has axes.
     eps : float, optional
@@ -87,6 +90,8 @@ def tt_svd(
     >>> [core.shape for core in cores], center
     ([(1, 2, 1), (1, 3, 1), (1, 4, 1)], 0)
     """
+    if isinstance(a, Stream):
+        return _of_stream(a, eps, max_rank)
     shape = [int(n) for n in (a.shape if modes is None else modes)]
     limit, caps = check_eps(eps), check_max_rank(max_rank, len(shape))
     if len(shape) == 1:  # no factorisation makes this core ours
@@ -98,10 +103,30 @@ def tt_svd(
             0,
         )
     if modes is None and _fortran_ordered(a):
-        cores, info, center = _decompose(a.T, shape[::-1], limit, caps[::-1])
-        info = replace(info, ranks=info.ranks[::-1], discarded=info.discarded[::-1])
-        return reversed_cores(cores), info, None if center is None else len(shape) - 1
+        return _backwards(a.T, shape, limit, caps)
     return _decompose(a, shape, limit, caps)
+
+
+def _of_stream(
+    a: Stream, eps: float | None, max_rank: int | Sequence[int] | None
+) -> tuple[Cores, Info, int | None]:
+    modes = list(a.modes)
+    if len(modes) == 1:
+        return tt_svd(a.in_memory()[:, 0], eps=eps, max_rank=max_rank)
+    limit, caps = check_eps(eps), check_max_rank(max_rank, len(modes))
+    other = a.reversed()
+    if not _tall_part(modes, 1, a.widest) and _tall_part(modes[::-1], 1, a.widest):
+        return _backwards(other, modes, limit, caps)
+    return _decompose(a, modes, limit, caps)
+
+
+def _backwards(
+    a: Array | Stream, modes: list[int], eps: float, caps: tuple[float, ...]
+) -> tuple[Cores, Info, int | None]:
+    """Of an array whose axes were reversed."""
+    cores, info, center = _decompose(a, modes[::-1], eps, caps[::-1])
+    info = replace(info, ranks=info.ranks[::-1], discarded=info.discarded[::-1])
+    return reversed_cores(cores), info, None if center is None else len(modes) - 1
 
 
 def _fortran_ordered(a: Array) -> bool:
@@ -109,26 +134,40 @@ def _fortran_ordered(a: Array) -> bool:
 
 
 def _decompose(
-    a: Array, modes: list[int], eps: float, caps: tuple[float, ...]
+    a: Array | Stream, modes: list[int], eps: float, caps: tuple[float, ...]
 ) -> tuple[Cores, Info, int | None]:
-    xp = namespace(a)
     sweep = _Sweep(a, per_bond(eps, len(modes)), caps)
     cores: list[Array] = []
     rank = 1
-    while kept := _tall_part(modes, rank):
-        rows = xp.reshape(a, (math.prod(modes[:kept]), math.prod(modes[kept:]) * rank))
-        a, found = sweep.cut_tall(rows, modes[kept:], rank)
+    while kept := _tall_part(modes, rank, a.widest if isinstance(a, Stream) else MERGED):
+        cut = sweep.cut_by_sample(_unfolding(a, modes, kept, rank), modes[kept:], rank)
+        if cut is None:
+            if isinstance(a, Stream):
+                kept = _tall_part(modes, rank, streaming.NARROWEST)
+            cut = sweep.cut_by_gram(_unfolding(a, modes, kept, rank), modes[kept:], rank)
+        a, found = cut
         cores = [*found, *cores]
         modes, rank = modes[:kept], int(found[0].shape[0])
-    rows = xp.reshape(a, (modes[0], math.prod(modes[1:]) * rank))
+    rows = _unfolding(a, modes, 1, rank)
     a, found = sweep.cut_rest(rows, modes[1:], rank)
-    first = xp.reshape(a, (1, modes[0], a.shape[1]))
+    first = namespace(a).reshape(a, (1, modes[0], a.shape[1]))
     done, center = absorb([first, *found, *cores], sweep.exponent, 0)
     return done, sweep.info(ranks_of(done)), center
 
 
-def _tall_part(modes: list[int], rank: int) -> int:
-    """How many leading modes stay when a tall matrix is cut off.
+def _unfolding(a: Array | Stream, modes: list[int], kept: int, rank: int) -> Array | Stream:
+    """The matrix whose rows are the first ``kept`` modes."""
+    if isinstance(a, Stream):
+        return a.unfolded(kept)
+    return namespace(a).reshape(a, (math.prod(modes[:kept]), math.prod(modes[kept:]) * rank))
+
+
+def _passes(a: Array | Stream) -> Any:
+    return streaming if isinstance(a, Stream) else dispatch.passes(a)
+
+
+def _tall_part(modes: list[int], rank: int, widest: int) -> int:
+    """How many leading modes stay when a tall matrix of some ``widest`` columns is cut off.
 
     0 where no unfolding is tall and large enough for a Gram matrix to pay.
     """
@@ -138,7 +177,7 @@ def _tall_part(modes: list[int], rank: int) -> int:
         return 0
     while kept > 1:
         n = modes[kept - 1]
-        if columns * n > MERGED or rows // n < TALL * columns * n:
+        if columns * n > widest or rows // n < TALL * columns * n:
             break
         kept, rows, columns = kept - 1, rows // n, columns * n
     return kept
@@ -150,72 +189,85 @@ class _Sweep:
     The data are ``2**exponent`` times what is worked on.
     """
 
-    def __init__(self, a: Array, tolerance: float, caps: tuple[float, ...]) -> None:
+    def __init__(self, a: Array | Stream, tolerance: float, caps: tuple[float, ...]) -> None:
         self.dtype = dtype_name(a.dtype)
         self.unit = rounding_unit(a)
         self.tolerance = tolerance  # of one bond, relative to the norm
         self.caps = caps
         self.norm = -1.0  # negative until the array was read
         self.square = 0.0  # of the error so far
+        self.missed = 0.0  # error that may stand at any angle to all other
         self.lost: list[float] = []  # per bond
         self.exponent = 0
 
-    def cut_tall(self, a: Array, modes: Sequence[int], rank: int) -> tuple[Array, list[Array]]:
+    def cut_by_sample(
+        self, a: Array | Stream, modes: Sequence[int], rank: int
+    ) -> tuple[Array | Stream, list[Array]] | None:
         """Cut ``modes`` off a tall matrix (N, prod(modes) * rank).
 
-        Returns what is left (N, r), and the cores of the modes.
-        """
-        bond = len(self.caps) - len(self.lost) - len(modes)
-        return self._cut_by_sample(a, modes, rank, bond) or self._cut_by_gram(a, modes, rank, bond)
-
-    def _cut_by_sample(
-        self, a: Array, modes: Sequence[int], rank: int, bond: int
-    ) -> tuple[Array, list[Array]] | None:
-        """In one pass, if some rows tell the row space of all; the pass itself proves it.
-
-        Otherwise None, and nothing is changed.
+        In one pass, if some rows tell the row space of all; the pass itself proves it. Otherwise
+        None, and nothing is changed. Returns what is left (N, r), and the cores of the modes.
         """
         x = detached(a)
         m = int(x.shape[1])
         lowest = max(self.tolerance, noise(m, self.unit))
         # of other libraries: the way back of a gradient needs projections alone
-        basis = tsqr.sampled_basis(x, lowest / 3.0) if isinstance(x, np.ndarray) else None
+        if isinstance(x, Stream):
+            basis = streaming.sampled_basis(x, lowest / 3.0)
+        elif isinstance(x, np.ndarray):
+            basis = tsqr.sampled_basis(x, lowest / 3.0)
+        else:
+            basis = None
         if basis is None:
             return None
         with np.errstate(all="ignore"):  # of squares out of range; they are seen below
-            z, inner, missed = dispatch.passes(x).deflate(x, basis)
+            z, inner, missed = _passes(x).deflate(x, basis)
             square = float(np.trace(inner).real) + missed**2
         norm = self.norm if self.norm >= 0 else math.sqrt(square) if square > 0 else -1.0
-        unsure = lowest < tsqr.plain_gram_floor(len(inner), 2.0**-53)
-        if (
-            not self._in_range(square)
-            or missed > 0.5 * lowest * norm
-            or (unsure and not tsqr.is_graded(inner))
-        ):
+        if not self._in_range(square) or missed > 0.5 * lowest * norm:
             return None
         before, self.norm = self.norm, norm
-        small = tsqr.graded_root(inner) @ adjoint(basis)
+        if lowest < tsqr.plain_gram_floor(len(inner), 2.0**-53) and not tsqr.is_graded(inner):
+            root = tsqr.r_factor(z, inner, fine=True, again=_passes(z).gram)
+        else:
+            root = tsqr.graded_root(inner)
+        small = root @ adjoint(basis)
         seen = math.sqrt(lowest**2 - (missed / norm) ** 2) * norm
-        _, cores, lost = self._cut(small, modes, rank, bond, budget=seen)
-        cores = [astype(core, self.dtype) for core in cores]
-        own = _joined(cores)
-        kept = small @ own
-        cut = float(np.linalg.norm(small - kept @ adjoint(own)))
-        error = math.hypot(missed, cut)
         slack = 2.0 * noise(m, self.unit) * norm
+        cores, lost, own, cut = self._cut_small(small, modes, rank, seen)
         allowed = math.hypot(*(max(x, self.tolerance * norm) for x in lost)) + slack
         # the two parts are orthogonal but for at most missed * cut, which must not count
-        if error > allowed or missed * cut > slack * error:
+        crossed = missed * cut > slack * math.hypot(missed, cut)
+        if math.hypot(missed, cut) > allowed or (crossed and not isinstance(x, Stream)):
             self.norm = before
             return None
-        self.square += error**2
-        self.lost = [math.hypot(lost[0], missed), *lost[1:], *self.lost]
+        if crossed:  # a second pass costs more than what this takes from the budget of all bonds
+            self.missed += missed
+            self.tolerance -= min(self.tolerance, missed / norm / math.sqrt(len(self.caps)))
+            seen = max(self.tolerance, noise(m, self.unit)) * norm
+            cores, lost, own, cut = self._cut_small(small, modes, rank, seen)
+            self.square += cut**2
+        else:
+            self.square += math.hypot(missed, cut) ** 2
+        first = lost[0] + missed if crossed else math.hypot(lost[0], missed)
+        self.lost = [first, *lost[1:], *self.lost]
         turn = adjoint(basis) @ own
         if turn.shape[0] == turn.shape[1] and _is_unitary(turn, self.unit):
             # the basis of the sample is the one sought but for a rotation, which the core takes
-            first = np.asarray(turn, cores[0].dtype) @ cores[0].reshape(turn.shape[1], -1)
-            return z, [first.reshape(cores[0].shape), *cores[1:]]
-        return rows_times(z, np.asarray(turn, z.dtype)), cores
+            turned = np.asarray(turn, cores[0].dtype) @ cores[0].reshape(turn.shape[1], -1)
+            return z, [turned.reshape(cores[0].shape), *cores[1:]]
+        turn = np.asarray(turn, z.dtype)
+        return z.turned(turn) if isinstance(z, Stream) else rows_times(z, turn), cores
+
+    def _cut_small(
+        self, small: Array, modes: Sequence[int], rank: int, budget: float
+    ) -> tuple[list[Array], list[float], Array, float]:
+        """Cores, norms cut at each bond, the basis of the cores, and the norm cut in all."""
+        _, cores, lost = self._cut(small, modes, rank, budget=budget)
+        cores = [astype(core, self.dtype) for core in cores]
+        own = _joined(cores)
+        kept = small @ own
+        return cores, lost, own, float(np.linalg.norm(small - kept @ adjoint(own)))
 
     def _in_range(self, square: float) -> bool:
         """Whether a sum of squares is far from both ends of the range, and no NaN."""
@@ -223,12 +275,12 @@ class _Sweep:
         low, high = (2.0**-60, 2.0**180) if single else (2.0**-600, 2.0**900)
         return low < square < high
 
-    def _cut_by_gram(
-        self, a: Array, modes: Sequence[int], rank: int, bond: int
-    ) -> tuple[Array, list[Array]]:
-        """By the Gram matrix of all rows, or two, or Householder's method, whichever suffices."""
+    def cut_by_gram(
+        self, a: Array | Stream, modes: Sequence[int], rank: int
+    ) -> tuple[Array | Stream, list[Array]]:
+        """The same by the Gram matrix of all rows, or two, or Householder's method, as needed."""
         scale = 1.0
-        kernel = dispatch.passes(a)
+        kernel = _passes(a)
         with np.errstate(all="ignore"):  # of squares out of range; they are seen at once
             g = kernel.gram(detached(a))
         if self.norm < 0:
@@ -237,7 +289,7 @@ class _Sweep:
             self.norm = math.sqrt(max(float(np.trace(host(g)).real), 0.0))
         slack = 2.0 * noise(int(a.shape[1]), self.unit) * self.norm
         for r, sure in self._factors(detached(a), g, scale):
-            _, cores, lost = self._cut(r, modes, rank, bond)
+            _, cores, lost = self._cut(r, modes, rank)
             cores = [astype(core, self.dtype) for core in cores]
             left, error = kernel.project(a, _joined(cores), scale=scale)
             allowed = math.hypot(*(max(x, self.tolerance * self.norm) for x in lost))
@@ -247,34 +299,40 @@ class _Sweep:
         self.lost = [*lost, *self.lost]
         return left, cores
 
-    def _factors(self, a: Array, g: Array, scale: float) -> Iterator[tuple[Array, bool]]:
+    def _factors(self, a: Array | Stream, g: Array, scale: float) -> Iterator[tuple[Array, bool]]:
         """Factors R of a, each more certain than the one before; and whether u alone limits it."""
         m = int(a.shape[1])
         if max(self.tolerance, noise(m, self.unit)) >= tsqr.plain_gram_floor(m, rounding_unit(g)):
             yield tsqr.r_factor(a, g, fine=False, scale=scale), False
-        again = dispatch.passes(a).gram
-        yield tsqr.r_factor(a, g, fine=True, scale=scale, again=again), True
-        yield tsqr.householder(a, scale=scale), True
+        yield tsqr.r_factor(a, g, fine=True, scale=scale, again=_passes(a).gram), True
+        yield (streaming if isinstance(a, Stream) else tsqr).householder(a, scale=scale), True
 
-    def cut_rest(self, a: Array, modes: Sequence[int], rank: int) -> tuple[Array, list[Array]]:
+    def cut_rest(
+        self, a: Array | Stream, modes: Sequence[int], rank: int
+    ) -> tuple[Array, list[Array]]:
         """Cut ``modes`` off a matrix (n, prod(modes) * rank) of any proportions, by SVD."""
+        if isinstance(a, Stream):
+            rows = a.in_memory()
+            if not math.isfinite(largest(rows)):
+                a.largest()  # names the entry
+            a = rows
         if self.norm < 0:
             check_finite(a, "a")
             a, self.exponent = unit(a)
-        left, cores, lost = self._cut(a, modes, rank, 0)
+        left, cores, lost = self._cut(a, modes, rank)
         self.square += sum(x**2 for x in lost)
         self.lost = [*lost, *self.lost]
         return left, cores
 
     def _cut(
-        self, x: Array, modes: Sequence[int], rank: int, bond: int, budget: float | None = None
+        self, x: Array, modes: Sequence[int], rank: int, budget: float | None = None
     ) -> tuple[Array, list[Array], list[float]]:
         """Cut ``modes`` off x (l, n_1 ... n_k rank) by truncated SVDs, the last one first.
 
-        ``bond`` is the number of the bond before n_1; ``budget`` what each may discard, if less
-        than usual. Returns the rest, cores, norms cut.
+        ``budget`` is what each may discard, if less than usual. Returns the rest, cores, norms cut.
         """
         xp = namespace(x)
+        bond = len(self.caps) - len(self.lost) - len(modes)  # the one before n_1
         cores: list[Array] = []
         lost: list[float] = []
         for t in reversed(range(len(modes))):
@@ -289,26 +347,29 @@ class _Sweep:
             x, rank = rows @ adjoint(vh[:new, :]), new
         return x, cores, lost
 
-    def _scale(self, a: Array, g: Array) -> float:
+    def _scale(self, a: Array | Stream, g: Array) -> float:
         """Power of two that brings the entries near 1.
 
         1.0 where the squares in g are far from both ends of the range.
         """
         if self._in_range(float(np.trace(host(g)).real)):
             return 1.0
-        sizes = [largest(a[i:j, :]) for i, j in tsqr.blocks(a)]
-        size = max(sizes, key=lambda x: (math.isnan(x), x))
-        if not math.isfinite(size):
-            check_finite(a, "a")
+        if isinstance(a, Stream):
+            size = a.largest()
+        else:
+            sizes = [largest(a[i:j, :]) for i, j in tsqr.blocks(a)]
+            size = max(sizes, key=lambda x: (math.isnan(x), x))
+            if not math.isfinite(size):
+                check_finite(a, "a")
         limit = reach(a)
         self.exponent = max(-limit, min(limit, math.frexp(size)[1]))
         return 2.0**-self.exponent
 
     def info(self, ranks: tuple[int, ...]) -> Info:
         """The report, on the scale of the data."""
-        error = math.sqrt(self.square) / self.norm if self.norm else 0.0
+        error = (self.missed + math.sqrt(self.square)) / self.norm if self.norm else 0.0
         discarded = tuple(ldexp(x, self.exponent) for x in self.lost)
-        return Info(error, "measured", ranks, discarded, "svd")
+        return Info(error, "bound" if self.missed else "measured", ranks, discarded, "svd")
 
 
 def _is_unitary(x: np.ndarray[Any, Any], unit: float) -> bool:

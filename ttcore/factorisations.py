@@ -30,7 +30,12 @@ def check_finite(x: Array, what: str) -> None:
     flat = xp.reshape(xp.isfinite(detached(x)), (-1,))
     position = int(np.argmin(host(flat)))
     index = tuple(int(i) for i in np.unravel_index(position, tuple(x.shape)))
-    raise TTValueError(
+    raise not_finite(what, index)
+
+
+def not_finite(what: str, index: tuple[int, ...]) -> TTValueError:
+    """The error that names the first bad entry."""
+    return TTValueError(
         f"{what} holds NaN or Inf, the first at {index}; a decomposition needs finite entries: "
         "mend or mask them first"
     )

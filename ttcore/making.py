@@ -1,16 +1,22 @@
 """Making trains: from dense arrays, in closed form, at random."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, overload
 
+import numpy as np
+
 from ttcore import construct, joining
-from ttcore.arrays import as_array, namespace
+from ttcore.arrays import as_array, dtype_name, namespace
 from ttcore.cores import as_four_way, check_modes
 from ttcore.decompose import tt_svd
 from ttcore.errors import TTShapeError
 from ttcore.linear import pairing
 from ttcore.matrix import TTMatrix
+from ttcore.progress import Meter, meter
+from ttcore.sources import Paired, Source, stays_out
+from ttcore.streaming import Stream
 from ttcore.tensor import TTTensor
 from ttcore.truncation import Info
 from ttcore.typing import RNG
@@ -22,6 +28,7 @@ def from_dense(
     *,
     eps: float | None = None,
     max_rank: int | Sequence[int] | None = None,
+    progress: bool = False,
     full_output: Literal[False] = False,
 ) -> TTTensor: ...
 @overload
@@ -30,6 +37,7 @@ def from_dense(
     *,
     eps: float | None = None,
     max_rank: int | Sequence[int] | None = None,
+    progress: bool = False,
     full_output: Literal[True],
 ) -> tuple[TTTensor, Info]: ...
 def from_dense(
@@ -37,21 +45,25 @@ def from_dense(
     *,
     eps: float | None = None,
     max_rank: int | Sequence[int] | None = None,
+    progress: bool = False,
     full_output: bool = False,
 ) -> TTTensor | tuple[TTTensor, Info]:
     r"""TT-SVD: a dense array as a TT-tensor, to a guaranteed accuracy.
 
     Parameters
     ----------
-    a : (n_1, ..., n_d) array_like
+    a : (n_1, ..., n_d) array_like, or a source of blocks
         d >= 1, no empty axis; read, never written. Integers become float64, float16 becomes
-        float32.
+        float32. A large memmap, h5py or zarr dataset, or any object with ``shape``, ``dtype`` and
+        ``a[slices]`` for slices of the leading axes, is read block by block and never held whole.
     eps : float, optional
         Relative Frobenius error; None removes only what is below machine precision.
     max_rank : int or sequence of int, optional
         Cap for all bonds, or one per bond; may break ``eps``.
+    progress : bool
+        Whether to show the bytes read, by tqdm.
     full_output : bool
-        Whether to return ``(train, info)``; ``info.error`` is the measured error.
+        Whether to return ``(train, info)``; ``info.error`` is the measured error, or a bound of it.
 
     Returns
     -------
@@ -68,7 +80,8 @@ def from_dense(
     -----
     :math:`\|A - B\| \le \epsilon\|A\| + c\sqrt d\,u\,\|A\|`, u being the machine epsilon; the ranks
     are at most those that truncating each unfolding to
-    :math:`\epsilon/\sqrt{d-1}` needs. The array is read two to four times and not copied. Cost
+    :math:`\epsilon/\sqrt{d-1}` needs. The array is read once where its ranks are low, two to four
+    times otherwise, and not copied. Cost
     about 2 m multiply-adds for each entry,
     m <= 64.
 
@@ -86,7 +99,14 @@ def from_dense(
     >>> x.ranks, info.error < 1e-6
     ((1, 8, 8, 1), True)
     """
-    cores, info, center = tt_svd(_dense(a, "a"), eps=eps, max_rank=max_rank)
+    with meter(progress) as reading:
+        if stays_out(a):
+            source = Source(a, "a", reading)
+            stream = Stream(source, [1] * len(source.shape))
+            cores, info, center = tt_svd(stream, eps=eps, max_rank=max_rank)
+        else:
+            with _at_once(_dense(a, "a"), reading) as array:
+                cores, info, center = tt_svd(array, eps=eps, max_rank=max_rank)
     train = TTTensor._made(cores, center)
     return (train, info) if full_output else train
 
@@ -99,6 +119,7 @@ def matrix_from_dense(
     *,
     eps: float | None = None,
     max_rank: int | Sequence[int] | None = None,
+    progress: bool = False,
     full_output: Literal[False] = False,
 ) -> TTMatrix: ...
 @overload
@@ -109,6 +130,7 @@ def matrix_from_dense(
     *,
     eps: float | None = None,
     max_rank: int | Sequence[int] | None = None,
+    progress: bool = False,
     full_output: Literal[True],
 ) -> tuple[TTMatrix, Info]: ...
 def matrix_from_dense(
@@ -118,6 +140,7 @@ def matrix_from_dense(
     *,
     eps: float | None = None,
     max_rank: int | Sequence[int] | None = None,
+    progress: bool = False,
     full_output: bool = False,
 ) -> TTMatrix | tuple[TTMatrix, Info]:
     """TT-SVD of a matrix whose rows and columns are both split into modes.
@@ -129,7 +152,7 @@ def matrix_from_dense(
         Multiply to M and to N; row mode k and column mode k share core k. (Layers take input modes
         first; matrices take rows, the outputs,
         first.)
-    eps, max_rank, full_output
+    eps, max_rank, progress, full_output
         As in `from_dense`.
 
     Returns
@@ -151,8 +174,9 @@ def matrix_from_dense(
     >>> W.shape, W.ranks
     ((8, 12), (1, 1, 1))
     """
-    a = _dense(a, "A")
-    if a.ndim != 2:
+    outside = stays_out(a)
+    a = a if outside else _dense(a, "A")
+    if len(a.shape) != 2:
         raise TTShapeError(
             f"A has shape {tuple(a.shape)}, expected a matrix (M, N); use from_dense for other "
             "arrays"
@@ -173,15 +197,36 @@ def matrix_from_dense(
                 f"{name} {modes} multiply to {math.prod(modes)}, but A has {length} {what}; "
                 f"choose modes whose product is {length}, or pad A"
             )
+    with meter(progress) as reading:
+        if outside:
+            axes = [(m > 1) + (n > 1) for m, n in zip(rows, cols, strict=True)]
+            stream = Stream(Paired(a, "A", reading, rows, cols), axes)
+            cores, info, center = tt_svd(stream, eps=eps, max_rank=max_rank)
+        else:
+            with _at_once(a, reading):
+                tensor, pairs = _interleaved(a, rows, cols)
+                cores, info, center = tt_svd(tensor, modes=pairs, eps=eps, max_rank=max_rank)
+    train = TTMatrix._made(as_four_way(cores, rows, cols), center)
+    return (train, info) if full_output else train
+
+
+def _interleaved(a: Any, rows: Sequence[int], cols: Sequence[int]) -> tuple[Any, list[int]]:
+    """The matrix as an array (m_1, n_1, m_2, n_2, ...), a view, and the modes m_k n_k."""
     xp = namespace(a)
     shape, order = pairing(rows, cols)
     split = tuple(shape[axis] for axis in order)
     interleaved = sorted(range(len(order)), key=lambda axis: order[axis])
     tensor = xp.permute_dims(xp.reshape(a, split), tuple(interleaved))
-    pairs = [m * n for m, n in zip(rows, cols, strict=True)]
-    cores, info, center = tt_svd(tensor, modes=pairs, eps=eps, max_rank=max_rank)
-    train = TTMatrix._made(as_four_way(cores, rows, cols), center)
-    return (train, info) if full_output else train
+    return tensor, [m * n for m, n in zip(rows, cols, strict=True)]
+
+
+@contextmanager
+def _at_once(a: Any, reading: Meter) -> Iterator[Any]:
+    """An array in memory; shown as read when the block ends."""
+    size = math.prod(a.shape) * int(np.dtype(dtype_name(a.dtype)).itemsize)
+    reading.expect(size)
+    yield a
+    reading.advance(size)
 
 
 def _dense(a: Any, name: str) -> Any:

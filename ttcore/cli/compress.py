@@ -1,9 +1,7 @@
 """``ttcore compress``: arrays of a file become trains in another."""
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
@@ -139,11 +137,10 @@ def _compress(args: argparse.Namespace) -> None:
                 f"--matrix needs a two-dimensional array, but {args.file} has {shapes}; reshape it "
                 "first, or use --modes auto"
             )
-        with _progress_bar(sum(entry.nbytes for entry in chosen), args.progress) as advance:
-            for entry in chosen:
-                trains[entry.name], info = _decompose(entry, args)
-                reports.append(_compress_report(entry, trains[entry.name], info, args))
-                advance(entry.nbytes)
+        shown = _shows_progress(args.progress)
+        for entry in chosen:
+            trains[entry.name], info = _decompose(entry, args, shown)
+            reports.append(_compress_report(entry, trains[entry.name], info, args))
     try:
         save_npz(output, trains)
     except OSError as error:
@@ -176,8 +173,10 @@ def _choose(
     return [entries[name] for name in names if name not in unusable]
 
 
-def _decompose(entry: "ArrayEntry", args: argparse.Namespace) -> "tuple[TTTensor | TTMatrix, Info]":
-    """Turn one array into the train that the options ask for."""
+def _decompose(
+    entry: "ArrayEntry", args: argparse.Namespace, shown: bool
+) -> "tuple[TTTensor | TTMatrix, Info]":
+    """Turn one array into the train that the options ask for; large ones are read in blocks."""
     import ttcore as tt
     from ttcore.factorise import auto_matrix_modes, auto_modes
 
@@ -195,26 +194,21 @@ def _decompose(entry: "ArrayEntry", args: argparse.Namespace) -> "tuple[TTTensor
     eps, cap = args.eps, args.max_rank
     try:
         if rows:
-            return tt.matrix_from_dense(array, rows, cols, eps=eps, max_rank=cap, full_output=True)
+            return tt.matrix_from_dense(
+                array, rows, cols, eps=eps, max_rank=cap, progress=shown, full_output=True
+            )
         array = array.reshape(modes or entry.shape)
-        return tt.from_dense(array, eps=eps, max_rank=cap, full_output=True)
+        return tt.from_dense(array, eps=eps, max_rank=cap, progress=shown, full_output=True)
     except TTError as error:
         raise type(error)(f"{entry.name!r} with shape {entry.shape}: {error}") from error
 
 
-@contextlib.contextmanager
-def _progress_bar(total: int, wanted: bool | None) -> Iterator[Callable[[int], object]]:
-    """Show bytes done of ``total``; yields the function that advances the bar."""
-    shown = sys.stderr.isatty() if wanted is None else wanted
-    if wanted and find_spec("tqdm") is None:
+def _shows_progress(wanted: bool | None) -> bool:
+    """Whether bars are to be shown, and can be."""
+    missing = find_spec("tqdm") is None
+    if wanted and missing:
         note('no progress bar without tqdm; pip install "ttcore[cli]"')
-    if not shown or find_spec("tqdm") is None:
-        yield lambda _: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit="B", unit_scale=True, file=sys.stderr) as bar:
-        yield bar.update
+    return not missing and (sys.stderr.isatty() if wanted is None else wanted)
 
 
 def _compress_report(

@@ -54,9 +54,12 @@ def rows(compiled: bool) -> Any:
     return compiled_rows
 
 
-def passes(a: Array) -> Any:
-    """The module whose ``gram``, ``project`` and ``deflate`` read a tall matrix like this one."""
-    if not is_native(a) or a.size < LARGE or a.shape[1] > NARROW:
+def passes(a: Array, *, widest: int = NARROW) -> Any:
+    """The module whose ``gram``, ``project`` and ``deflate`` read a tall matrix like this one.
+
+    ``widest``: the most columns of compiled passes; only Gram matrices suffer from more.
+    """
+    if not is_native(a) or a.size < LARGE or a.shape[1] > widest:
         return tsqr
     from ttcore.kernels.cpu import tsqr as compiled_tsqr
 

@@ -76,14 +76,26 @@ def sampled_basis(a: np.ndarray[Any, Any], tolerance: float) -> Array | None:
     if GAP * tolerance >= 1.0 or (m > NARROW and n < 32 * m):
         return None  # no gap can show; or the sample costs more than it saves
     chosen = np.random.default_rng(n).integers(0, n, max(SAMPLED, SAMPLES * m))
-    rows = in_double(a[np.sort(chosen), :])
+    found = row_space(a[np.sort(chosen), :])
+    if found is None:
+        return None
+    tails, vh = found
+    rank, sure = (int(np.sum(tails > x * tolerance)) for x in (1.0, GAP))
+    return adjoint(vh[:rank]) if rank == sure and 2 * rank <= m else None
+
+
+def row_space(rows: np.ndarray[Any, Any]) -> tuple[Array, Array] | None:
+    """``(tails, vh)``: the norm that the first 0, 1, 2, ... rows of vh miss, relative; and vh.
+
+    None where the rows are not finite or vanish.
+    """
+    rows = in_double(rows)
     size = float(np.abs(rows).max())
     if not 0.0 < size < math.inf:
         return None
     _, s, vh = svd(triangle(rows / size), "the sampled rows")
     tails = np.sqrt(np.cumsum(s[::-1] ** 2))[::-1]
-    rank, sure = (int(np.sum(tails > x * tolerance * tails[0])) for x in (1.0, GAP))
-    return adjoint(vh[:rank]) if rank == sure and 2 * rank <= m else None
+    return tails / tails[0], vh
 
 
 def plain_gram_floor(m: int, unit: float) -> float:
