@@ -21,7 +21,8 @@ from ttcore.arrays import (
     namespace,
 )
 from ttcore.errors import TTShapeError, TTTypeError
-from ttcore.orthogonal import Norm, norm, times_left
+from ttcore.kernels import dispatch
+from ttcore.orthogonal import Norm, norm
 from ttcore.scaling import absorb, evened, ldexp, log_of, reach, tame, unit
 from ttcore.typing import Array, Cores
 
@@ -228,11 +229,7 @@ def inner(x: Cores, y: Cores) -> tuple[Any, int]:
     exponent = 0
     for pair in zip(x, y, strict=True):
         (g, a), (h, b) = map(tame, pair)
-        half = times_left(interface, h)  # (r, n, s')
-        r, n, t = g.shape
-        # P' = sum_i G(i)^H P H(i)
-        interface = conj(xp.reshape(g, (r * n, t))).T @ xp.reshape(half, (r * n, half.shape[2]))
-        interface, shift = unit(interface)
+        interface, shift = unit(dispatch.interfaces(g, h).advance(interface, g, h))
         exponent += shift + a + b
     return interface[0, 0], exponent
 

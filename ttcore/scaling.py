@@ -14,6 +14,8 @@ from ttcore.arrays import dtype_name, largest
 from ttcore.factorisations import check_finite
 from ttcore.typing import Array, Cores
 
+PIECE = 2**12  # entries of a dot product that BLAS leaves to one thread
+
 
 def reach(x: Array) -> int:
     """Exponent up to which entries of the dtype, and their inverses, stay normal numbers."""
@@ -51,12 +53,16 @@ def unit(x: Array) -> tuple[Array, int]:
 def is_ordinary(core: Array, part: int = 4) -> bool:
     """Whether the core is surely finite, and its norm within a ``part`` of the range of exponents.
 
-    Read once, by BLAS; False where that would need a copy, or is not NumPy's.
+    Read once; False where that would need a copy, or is not NumPy's. In pieces so short that BLAS
+    wakes no threads, which would stay awake in the way of our own.
     """
     if not isinstance(core, np.ndarray) or not core.flags.c_contiguous:
         return False
+    flat = core.reshape(-1)
+    whole = flat.size - flat.size % PIECE
+    pieces, rest = flat[:whole].reshape(-1, PIECE), flat[whole:]
     with np.errstate(all="ignore"):
-        square = float(np.vdot(core, core).real)
+        square = float(np.vecdot(pieces, pieces).sum().real) + float(np.vdot(rest, rest).real)
     room = 2.0 ** (2 * reach(core) // part)
     return 1.0 / room < square < room
 

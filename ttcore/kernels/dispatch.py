@@ -11,14 +11,17 @@ import numpy as np
 
 from ttcore.kernels.portable import chain as portable_chain
 from ttcore.kernels.portable import gather as portable_gather
+from ttcore.kernels.portable import interfaces as portable_interfaces
 from ttcore.kernels.portable import rows as portable_rows
 from ttcore.kernels.portable import tsqr
 from ttcore.typing import Array
 
-__all__ = ["chain", "gather", "is_native", "passes", "rows", "tsqr"]
+__all__ = ["chain", "gather", "interfaces", "is_native", "passes", "rows", "tsqr"]
 
 NARROW = 256  # and the most columns: beyond, BLAS cuts the columns into blocks too
 LARGE = 2**17  # entries of a tall matrix from which the compiled passes are used
+HEAVY = 2**21  # multiply-adds of a step between two interfaces from which it is compiled, while
+CACHED = 2**16  # entries of an interface are at most so many: it is read for each slice of a mode
 COMPILED = {np.dtype(np.float32), np.dtype(np.float64)}
 
 
@@ -43,6 +46,17 @@ def gather(compiled: bool) -> Any:
     from ttcore.kernels.cpu import gather as compiled_gather
 
     return compiled_gather
+
+
+def interfaces(g: Array, h: Array) -> Any:
+    """The module whose ``advance`` takes an interface past these two cores."""
+    (r, n, t), (s, _, u) = g.shape, h.shape
+    light = n * r * u * (s + t) < HEAVY
+    if light or max(r * s, r * u, t * u) > CACHED or not is_native(g):
+        return portable_interfaces
+    from ttcore.kernels.cpu import interfaces as compiled_interfaces
+
+    return compiled_interfaces
 
 
 def rows(compiled: bool) -> Any:
