@@ -253,7 +253,7 @@ class Train(Chain):
         atol : float
             Absolute error that may be made in any case: the budget is max(eps ‖x‖, atol).
         method : {'svd', 'gram', 'randomized'}
-            Householder QR; Gram matrices, two per core where one cannot see ``eps``; a random
+            Factors of full accuracy; one Gram matrix per core where that sees ``eps``; a random
             sketch whose size doubles until independent probes find the error small enough.
         rng : seed or Generator
             For 'randomized'.
