@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar, overload
 
+from ttcore import algebra
 from ttcore.arrays import check_same_library, common, namespace
 from ttcore.errors import TTShapeError, TTTypeError, TTValueError
 from ttcore.fitting import als, zip_up
 from ttcore.matrix import TTMatrix
-from ttcore.operands import Composed, Hadamard, Operand, Sum
+from ttcore.operands import Composed, Formed, Hadamard, Operand, Sum
 from ttcore.orthogonal import orthogonalize
 from ttcore.rounding import Rounded, round_operand, round_randomized
 from ttcore.scalars import kind
+from ttcore.small import LOW
 from ttcore.tensor import TTTensor
 from ttcore.train import Train
 from ttcore.truncation import Info
@@ -79,9 +81,10 @@ def round_sum(
                 f"term {k} is no pair (number, train); round_sum takes [(c1, a1), (c2, a2), …]"
             )
     scaled = [number * train for number, train in terms]
-    flat, info, center = round_operand(
-        Sum([scaled[0]._paired(train)[1] for train in scaled]), eps=eps, max_rank=max_rank
-    )
+    operand: Operand = Sum(trains := [scaled[0]._paired(train)[1] for train in scaled])
+    if max(operand.ranks) <= LOW:  # formed at little cost, it may go through one compiled call
+        operand = Formed(algebra.add(*trains))
+    flat, info, center = round_operand(operand, eps=eps, max_rank=max_rank)
     rounded = scaled[0]._like(flat, center)
     return (rounded, info) if full_output else rounded
 
