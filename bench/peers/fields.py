@@ -67,9 +67,7 @@ def _decompose(
     ours: dict[str, Callable[[], Any]] = {"ttcore": lambda: tt.from_dense(a, eps=eps).cores}
     keep = 1.5 if only is None else 0.0
     rounds = 2 if quick else 5
-    return contest(
-        "P3", work, ours, peers, error=error, eps=eps, say=say, keep=keep, rounds=rounds
-    )
+    return contest("P3", work, ours, peers, error=error, eps=eps, say=say, keep=keep, rounds=rounds)
 
 
 def _real(quick: bool, say: Callable[[str], None]) -> Iterator[Row]:
