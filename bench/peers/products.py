@@ -47,7 +47,7 @@ def waves(order: int, mode: int, weights: np.ndarray, step: float) -> tt.TTTenso
 
 def decaying(count: int) -> np.ndarray:
     """Weights of an analytic function: an eps decides where the waves may be cut off."""
-    return 3.0 ** -np.arange(count)
+    return 5.0 ** -np.arange(count)
 
 
 def laplacian(order: int, mode: int) -> tt.TTMatrix:
@@ -127,7 +127,7 @@ def _child(name: str, order: str) -> None:
 
 def _matrix_products(quick: bool, say: Callable[[str], None]) -> Iterator[Row]:
     """Waves that fit the grid are eigenvectors: the product has the rank of the train."""
-    order, mode, count = (6, 16, 5) if quick else (12, 64, 21)
+    order, mode, count = (6, 16, 5) if quick else (20, 32, 15)
     step, weights = 2 * np.pi / mode, decaying(count)
     a, x = laplacian(order, mode), waves(order, mode, weights, step)
     values = 1 + order * (2 - 2 * np.cos(step * np.arange(count)))
