@@ -164,6 +164,15 @@ def test_without_eps_a_sum_with_itself_returns_to_its_ranks(method, dtype):
     assert distance(y, x * 3) <= noise(x + x + x)
 
 
+def test_a_sketch_keeps_directions_that_only_late_columns_have():
+    first = np.array([[[0.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 0.0]]])
+    last = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])[:, :, None]
+    x = tt.TTTensor([first, last])
+    y = x.round(method="randomized", rng=0)
+    assert y.ranks == (1, 2, 1)
+    np.testing.assert_allclose(y.to_dense(), x.to_dense(), atol=1e-14)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_atol_is_an_absolute_error(method):
     x = spectral_train("graded", np.float64, (15, 4, 16))

@@ -133,15 +133,14 @@ def _left_orthogonal(
 
 
 def _basis(x: Array) -> Array:
-    """Orthonormal columns that span those of x; trailing ones that are noise are left out.
+    """Orthonormal columns that span those of x; trailing ones that only noise needs are left out.
 
     The columns of a sketch are random: once one depends on those before it, all later ones do.
     """
     q, r = qr(x)
-    sizes = np.abs(np.diagonal(host(r)))
-    least = noise(len(sizes), rounding_unit(x)) * float(namespace(r).linalg.vector_norm(r))
-    rank = int(np.flatnonzero(sizes > least)[-1]) + 1 if sizes.max() > least else 1
-    return q[:, :rank]
+    tails = np.cumsum(np.sum(np.abs(host(r)) ** 2, axis=1)[::-1])[::-1]  # without q[:, k:]
+    least = noise(len(tails), rounding_unit(x)) ** 2 * tails[0]
+    return q[:, : max(1, int((tails > least).sum()))]
 
 
 def _right_products(
