@@ -23,7 +23,7 @@ from ttcore.arrays import (
 from ttcore.errors import TTShapeError, TTTypeError
 from ttcore.kernels import dispatch
 from ttcore.orthogonal import Norm, norm
-from ttcore.scaling import absorb, evened, ldexp, log_of, reach, tame, unit
+from ttcore.scaling import absorb, beside_each_other, ldexp, log_of, reach, tame, unit
 from ttcore.typing import Array, Cores
 
 
@@ -87,9 +87,7 @@ def broadcast_shapes(x: Cores, y: Cores) -> tuple[int, ...]:
 
 def add(*trains: Cores) -> Cores:
     """Sum of trains of equal modes; ranks add up."""
-    every = common(
-        [core for train in trains for core in (evened(train) if len(trains[0]) > 1 else train)]
-    )
+    every = common([core for train in beside_each_other(trains) for core in train])
     d = len(trains[0])
     cores = [every[k::d] for k in range(d)]  # those of the first mode, of the second, ...
     if d == 1:

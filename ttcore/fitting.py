@@ -7,8 +7,8 @@ The alternating linear scheme for tensor optimization in the tensor train format
 Comput. 34(2), 2012.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,8 @@ from ttcore.orthogonal import orthogonal_cores
 from ttcore.rounding import Rounded, round_cores
 from ttcore.scaling import absorb, ldexp, unit
 from ttcore.sketching import difference
-from ttcore.truncation import check_eps, check_max_rank, per_bond
-from ttcore.typing import RNG, Array
+from ttcore.truncation import Info, check_eps, check_max_rank, per_bond
+from ttcore.typing import RNG, Array, Cores
 
 TIGHTER = 0.1  # of eps, and
 WIDER = 2  # times the cap: what zip-up works with before the result is rounded
@@ -41,9 +41,8 @@ def zip_up(operand: Operand, *, eps: float | None, max_rank: Any, rng: RNG) -> R
     caps = check_max_rank(max_rank, len(operand.modes))
     cores, exponent = _zipped(operand, eps, caps)
     rough, center = absorb(cores, exponent, len(cores) - 1)
-    rounded, info, center = round_cores(rough, eps=eps, max_rank=max_rank, center=center)
-    error = difference(operand, rounded, np.random.default_rng(rng))
-    return rounded, replace(info, error=error, error_kind="estimate", method="zipup"), center
+    rounded, _, center = round_cores(rough, eps=eps, max_rank=max_rank, center=center)
+    return rounded, _estimated(operand, rounded, "zipup", rng), center
 
 
 def _zipped(operand: Operand, eps: float, caps: Sequence[float]) -> tuple[list[Array], int]:
@@ -80,9 +79,14 @@ def als(operand: Operand, *, eps: float | None, max_rank: Any, rng: RNG) -> Roun
         if size**2 - before**2 <= square * size**2:
             break
     fitted, center = absorb(cores, exponent, 0)
-    error = difference(operand, fitted, np.random.default_rng(rng))
-    info = replace(info, error=error, error_kind="estimate", ranks=ranks_of(fitted), method="als")
-    return fitted, info, center
+    return fitted, _estimated(operand, fitted, "als", rng), center
+
+
+def _estimated(operand: Operand, cores: Cores, method: str, rng: RNG) -> Info:
+    """The report of an approximation whose bonds were not cut one by one."""
+    error = difference(operand, cores, np.random.default_rng(rng))
+    unknown = (math.nan,) * (len(cores) - 1)
+    return Info(error, "estimate", ranks_of(cores), unknown, method)
 
 
 Scaled = tuple[Array, int]  # (x, e): 2**e x

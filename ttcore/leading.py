@@ -9,7 +9,6 @@ SIAM Review 53(2), 2011, algorithm 4.1.
 """
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -88,7 +87,6 @@ def _by_sketch(x: np.ndarray, size: int, budget: float, cap: float) -> Leading |
     return Leading(q @ vectors[:, :rank], missed) if certain else None
 
 
-@lru_cache(maxsize=64)
 def _random(rows: int, columns: int, complex_: bool) -> np.ndarray:
     generator = np.random.default_rng(0)  # the same at each call: so are the bits of a result
     real = generator.standard_normal((rows, columns))

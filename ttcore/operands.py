@@ -5,14 +5,14 @@ by factor; its large cores never exist.
 """
 
 from collections.abc import Sequence
-from itertools import accumulate, islice
+from itertools import accumulate
 from typing import Protocol
 
 from ttcore.algebra import modes_of
 from ttcore.arrays import common, namespace
 from ttcore.cores import ranks_of
 from ttcore.orthogonal import times_left, times_right
-from ttcore.scaling import evened, ldexp, tame_cores
+from ttcore.scaling import beside_each_other, spread, tame_cores, unit_cores
 from ttcore.typing import Array, Cores
 
 
@@ -51,12 +51,16 @@ class Sum:
     """The sum of trains of equal modes and any dtypes."""
 
     def __init__(self, trains: Sequence[Cores]) -> None:
-        every = iter(common([core for cores in trains for core in evened(cores)]))
-        pairs = [tame_cores(tuple(islice(every, len(trains[0])))) for _ in trains]
+        d = len(trains[0])
+        every = common([core for cores in beside_each_other(trains) for core in cores])
+        terms = [every[k : k + d] for k in range(0, len(every), d)]
+        pairs = [tame_cores(cores) for cores in terms]
         self.exponent = max(exponent for _, exponent in pairs)
-        for cores, exponent in pairs:
-            if exponent != self.exponent:  # what vanishes beside the others does so here
-                cores[0] = cores[0] * ldexp(1.0, exponent - self.exponent)
+        if any(exponent for _, exponent in pairs):  # some cores were scaled: all must be
+            pairs = [unit_cores(cores) for cores in terms]
+            self.exponent = max(exponent for _, exponent in pairs)
+            # what vanishes beside the others does so here
+            pairs = [(list(spread(cores, e - self.exponent)), 0) for cores, e in pairs]
         self.sites = list(zip(*(cores for cores, _ in pairs), strict=True))
         self.modes, self.like = modes_of(trains[0]), self.sites[0][0]
         inner = [sum(core.shape[0] for core in site) for site in self.sites[1:]]

@@ -53,8 +53,8 @@ def round_sum(
     terms : sequence of (number, train)
         At least one; all trains tensors of one shape, or matrices of equal modes.
     eps, max_rank, full_output
-        As in `TTTensor.round`; the error of each term is below that of the sum: eps is relative to
-        the norm of the sum.
+        As in `TTTensor.round`; eps is relative to the norm of the sum. Where terms cancel, rounding
+        errors of u times sum_i |c_i| ‖a_i‖ remain.
 
     Returns
     -------
@@ -142,9 +142,9 @@ def multiply(
 
     Notes
     -----
-    The cores of the product would have ranks r_a r_b and hold n (r_a r_b)^2 numbers each; here the
-    largest array has n r_a r_b times the ranks of one factor, or of the result. Errors as for
-    `matmul`.
+    The cores of the product would have ranks r_a r_b and hold n (r_a r_b)^2 numbers each. 'exact'
+    makes one array of up to that size at a time; the other methods none larger than n r_a r_b times
+    twice the rank of the result. Errors as for `matmul`.
 
     Examples
     --------
@@ -203,8 +203,8 @@ def matmul(
     Notes
     -----
     With ranks R of A, r of x and q of the result: 'exact' costs
-    :math:`O(d n (R r)^2 (r + R n))` operations and never more than :math:`R^2 r^2` numbers for each
-    bond; the others :math:`O(d n\, q\, R r (r + R n + q))`.
+    :math:`O(d n (R r)^2 (r + R n))` operations, with one array of up to :math:`n (R r)^2` numbers
+    at a time; the others :math:`O(d n\, q\, R r (r + R n + q))`.
 
     Examples
     --------

@@ -20,7 +20,6 @@ from ttcore.arrays import (
     adjoint,
     default_device_like,
     detached,
-    in_double,
     namespace,
     rounding_unit,
 )
@@ -107,18 +106,13 @@ def round_operand(
     caps = check_max_rank(max_rank, d)
     if isinstance(operand, Formed) and method == "svd" and center is None and is_small(operand):
         return round_small(operand.cores, operand.exponent, eps, caps, atol)
-    coarse, unseen = False, 0.0  # what the factors W may miss of the norm at each bond
-    if method == "gram":
-        # relative errors of one Gram matrix for each bond add up along the sweep
-        unseen = math.sqrt(sum(operand.ranks) * rounding_unit(in_double(operand.like)))
-        smallest = max(per_bond(eps, d), noise(1, rounding_unit(operand.like)))
-        coarse = smallest >= 9.0 * unseen
-        unseen = unseen if coarse else 0.0
     # the bases are found out of autograd's reach: gradients flow through the projections alone,
     # and are those of the identity where nothing is discarded
     loose = d if center is None else center + 1  # cores from here on are orthonormal
-    right = _right_factors(operand, loose, coarse=coarse)
-    trust = 1.0 - min(0.5, sum(map(distortion, operand.ranks[1:loose])))
+    by_gram = method == "gram"
+    right = _right_factors(operand, loose, by_gram=by_gram)
+    distorted = sum(distortion(rank, by_gram=by_gram) for rank in operand.ranks[1:loose])
+    trust = 1.0 - min(0.5, distorted)
     like, xp = operand.like, namespace(operand.like)
     done: list[Array] = []
     lost: list[tuple[float, int]] = []
@@ -130,13 +124,13 @@ def round_operand(
         r, n, s = left.shape
         rows = xp.reshape(left, (r * n, s))
         w, shift = right.get(k + 1, (None, 0))
-        now = exponent + shift
-        seen = detached(rows) if w is None else detached(rows) @ w
+        # both factors are of unit size, the product need not be: its squares must not vanish
+        seen, small = unit(detached(rows) if w is None else detached(rows) @ w)
+        now = exponent + shift + small
         if k == 0:
             size, origin = float(xp.linalg.vector_norm(seen)), now
             budget = max(per_bond(eps, d) * size, ldexp(per_bond(atol, d), -origin))
             budget = trust * min(budget, 2.0 * size)  # more than all there is
-            budget = math.sqrt(max(budget**2 - (unseen * size) ** 2, 0.0))
         found = leading(seen, ldexp(budget, origin - now), caps[k], f"the unfolding at bond {k}")
         lost.append((found.missed, now))
         done.append(xp.reshape(found.vectors, (r, n, found.vectors.shape[1])))
@@ -145,13 +139,10 @@ def round_operand(
     rounded, new_center = absorb([*done, left], exponent, d - 1)
     error = math.hypot(*(ldexp(tail, now - origin) for tail, now in lost)) / size if size else 0.0
     discarded = tuple(ldexp(tail, now) for tail, now in lost)
-    if unseen and size:
-        error = math.hypot(error, unseen * math.sqrt(d - 1))
-    kind = "bound" if unseen else "measured"
-    return rounded, Info(error, kind, ranks_of(rounded), discarded, method), new_center
+    return rounded, Info(error, "measured", ranks_of(rounded), discarded, method), new_center
 
 
-def _right_factors(operand: Operand, loose: int, *, coarse: bool) -> dict[int, tuple[Array, int]]:
+def _right_factors(operand: Operand, loose: int, *, by_gram: bool) -> dict[int, tuple[Array, int]]:
     """(W, e) for each bond before ``loose``: 2**e W has the Gram matrix of the rows right of it."""
     xp, like = namespace(operand.like), operand.like
     d = len(operand.modes)
@@ -164,7 +155,7 @@ def _right_factors(operand: Operand, loose: int, *, coarse: bool) -> dict[int, t
         rows = detached(operand.right(k, right))
         r, n, p = rows.shape
         rows, before = unit(xp.reshape(rows, (r, n * p)))
-        right, after = unit(factor(rows, coarse=coarse))
+        right, after = unit(factor(rows, by_gram=by_gram))
         exponent += before + after
         found[k] = right, exponent
     return found
@@ -188,14 +179,23 @@ def round_randomized(
         absolute = ldexp(atol / value, -exponent) if value else math.inf
         return half * max(eps, absolute, noise(size, rounding_unit(operand.like))) / CONFIDENCE
 
-    cores, exponent, missed = sketch(
-        operand, max(caps, default=1), allowed, np.random.default_rng(rng)
-    )
-    sketched, center = absorb(cores, exponent, len(cores) - 1)
+    found = sketch(operand, max(caps, default=1), allowed, np.random.default_rng(rng))
+    missed = math.hypot(*found.missed)
+    sketched, center = absorb(found.cores, found.exponent, len(found.cores) - 1)
     share = half if missed else 1.0
     rounded, info, center = round_cores(
         sketched, eps=share * eps, max_rank=max_rank, atol=share * atol, center=center
     )
-    kind = "estimate" if missed else "measured"
-    error = math.hypot(info.error, missed)
-    return rounded, replace(info, error=error, error_kind=kind, method="randomized"), center
+    left = math.sqrt(max(1.0 - missed**2, 2.0**-53))  # norm of what was sketched, relative
+    lost = [ldexp(part * found.size / left, found.exponent) for part in found.missed]
+    return (
+        rounded,
+        Info(
+            min(math.hypot(info.error * left, missed), 1.0) if missed else info.error,
+            "estimate" if missed else "measured",
+            info.ranks,
+            tuple(map(math.hypot, info.discarded, lost)),
+            "randomized",
+        ),
+        center,
+    )

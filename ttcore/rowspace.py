@@ -14,13 +14,13 @@ Source of the scaling argument (errors of a Cholesky decomposition scale with th
 On floating point errors in Cholesky, LAPACK Working Note 14, 1989.
 """
 
-import math
 from typing import Any
 
 import numpy as np
 
-from ttcore.arrays import adjoint, astype, conj, dtype_name, in_double, rounding_unit
+from ttcore.arrays import adjoint, astype, conj, dtype_name, in_double, namespace, rounding_unit
 from ttcore.factorisations import triangle
+from ttcore.kernels.dispatch import tsqr
 from ttcore.truncation import noise
 from ttcore.typing import Array
 
@@ -28,21 +28,21 @@ FEW = 32  # rows up to which LAPACK's QR is the quicker way
 DEPTH = 1e-3  # how far one Cholesky decomposition is trusted
 
 
-def factor(c: Array, *, coarse: bool = False) -> Array:
+def factor(c: Array, *, by_gram: bool = False) -> Array:
     r"""W (m, k) with :math:`W W^H = C C^H`, k <= min(m, n).
 
     Parameters
     ----------
     c : (m, n) array
         Finite, its largest entries near 1; of any library and dtype.
-    coarse : bool
-        Stop after one Cholesky decomposition: what is below sqrt(m u) of a row's norm is dropped
-        unseen.
+    by_gram : bool
+        Never by Householder's method: for few rows too, and for arrays of other libraries, whose QR
+        may be slow, by two Gram matrices.
 
     Returns
     -------
     (m, k) array
-        ``c`` itself where it has no more columns than rows.
+        ``c`` itself where it has no more columns than rows; k >= 1.
 
     Notes
     -----
@@ -54,18 +54,26 @@ def factor(c: Array, *, coarse: bool = False) -> Array:
     m, n = c.shape
     if n <= m:
         return c
-    if m <= FEW or not isinstance(c, np.ndarray):
+    if not isinstance(c, np.ndarray):
+        return _of_scaled_rows(c) if by_gram else adjoint(triangle(adjoint(c)))
+    if m <= FEW and not by_gram:
         return adjoint(triangle(adjoint(c)))
-    double = in_double(c)
-    limit = m * rounding_unit(double)
-    rounds = _Rounds(double, noise(m, rounding_unit(c)))
-    found = rounds.run(math.sqrt(8.0 * limit), once=True) if coarse else rounds.run(DEPTH)
-    return astype(found, dtype_name(c.dtype))
+    found = _Rounds(in_double(c), noise(m, rounding_unit(c))).run()
+    return astype(found, dtype_name(c.dtype)) if found.shape[1] else c[:, :1]  # all is zero
 
 
-def distortion(m: int) -> float:
+def distortion(m: int, *, by_gram: bool = False) -> float:
     """Relative error of ‖v^H W‖ from factors of m rows, beside what rows lose on their own."""
-    return m * 2.0**-53 / DEPTH**2 if m > FEW else 0.0
+    return m * 2.0**-53 / DEPTH**2 if m > FEW or by_gram else 0.0
+
+
+def _of_scaled_rows(c: Array) -> Array:
+    xp = namespace(c)
+    sizes = xp.max(xp.abs(c), axis=1, keepdims=True)
+    sizes = xp.where(sizes > 0, sizes, xp.ones_like(sizes))
+    turned = adjoint(c / sizes)
+    root = tsqr.r_factor(turned, tsqr.gram(turned), fine=True)
+    return adjoint(astype(root, dtype_name(c.dtype))) * sizes
 
 
 class _Rounds:
@@ -80,7 +88,7 @@ class _Rounds:
         self.floor = floor  # below this part of its norm a row's rest is noise
         self.least = np.empty(0)  # that part, of each row
 
-    def run(self, depth: float, *, once: bool = False) -> np.ndarray:
+    def run(self) -> np.ndarray:
         while len(self.rows):
             gram = self.rest @ adjoint(self.rest)
             sizes = np.sqrt(np.diagonal(gram).real)
@@ -90,13 +98,11 @@ class _Rounds:
                     continue
                 self.least = np.zeros(len(self.scale))
                 self.least[self.rows] = self.floor * sizes
-            root, order = _cholesky(gram / np.outer(sizes, sizes), depth)
-            if not once and len(self.rows) // 2 < root.shape[1] < len(self.rows):
+            root, order = _cholesky(gram / np.outer(sizes, sizes))
+            if len(self.rows) // 2 < root.shape[1] < len(self.rows):
                 self._add(adjoint(triangle(adjoint(self.rest))))  # hardly any is redundant
                 break
             self._take(sizes, root, order)
-            if once:
-                break
         return self.weights * self.scale[:, None]
 
     def _rescale(self) -> None:
@@ -140,10 +146,10 @@ class _Rounds:
         self.rest, self.rows = self.rest[kept], self.rows[kept]
 
 
-def _cholesky(gram: np.ndarray, depth: float) -> tuple[np.ndarray, np.ndarray]:
+def _cholesky(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """``(root, order)`` of a Gram matrix with ones on its diagonal.
 
-    gram == root @ root^H, but for directions below ``depth``; rows ``order[:rank]`` of the root
+    gram == root @ root^H, but for directions below ``DEPTH``; rows ``order[:rank]`` of the root
     (m, rank) are lower triangular.
     """
     from scipy.linalg import lapack
@@ -157,9 +163,9 @@ def _cholesky(gram: np.ndarray, depth: float) -> tuple[np.ndarray, np.ndarray]:
     except np.linalg.LinAlgError:
         pass
     else:
-        if condition(root, uplo="L")[0] > depth:
+        if condition(root, uplo="L")[0] > DEPTH:
             return root, np.arange(m)
-    lower, pivots, rank, _ = pivoted(gram, tol=depth**2, lower=1)
+    lower, pivots, rank, _ = pivoted(gram, tol=DEPTH**2, lower=1)
     order = pivots - 1
     root = np.empty((m, rank), gram.dtype)
     root[order] = np.tril(lower)[:, :rank]

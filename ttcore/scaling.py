@@ -6,6 +6,7 @@ power of two is exact, so scaling changes no result beyond range.
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -50,21 +51,29 @@ def unit(x: Array) -> tuple[Array, int]:
     return shifted(x, -exponent), exponent
 
 
-def is_ordinary(core: Array, part: int = 4) -> bool:
-    """Whether the core is surely finite, and its norm within a ``part`` of the range of exponents.
+def _exponent_of_norm(core: Array) -> int | None:
+    """The e for which the norm is in [2**(e-1), 2**e); None where that does not come cheaply.
 
-    Read once; False where that would need a copy, or is not NumPy's. In pieces so short that BLAS
-    wakes no threads, which would stay awake in the way of our own.
+    An ordinary C-contiguous array of NumPy is read once, in pieces so short that BLAS wakes no
+    threads, which would stay awake in the way of our own.
     """
     if not isinstance(core, np.ndarray) or not core.flags.c_contiguous:
-        return False
+        return None
     flat = core.reshape(-1)
     whole = flat.size - flat.size % PIECE
     pieces, rest = flat[:whole].reshape(-1, PIECE), flat[whole:]
     with np.errstate(all="ignore"):
         square = float(np.vecdot(pieces, pieces).sum().real) + float(np.vdot(rest, rest).real)
-    room = 2.0 ** (2 * reach(core) // part)
-    return 1.0 / room < square < room
+    room = 2.0 ** (reach(core) // 2)
+    return math.frexp(math.sqrt(square))[1] if 1.0 / room < square < room else None
+
+
+def is_ordinary(core: Array) -> bool:
+    """Whether the core is surely finite, not zero, and its squares far from the ends of the range.
+
+    False where that would need a copy, or is not NumPy's.
+    """
+    return _exponent_of_norm(core) is not None
 
 
 def tame(core: Array) -> tuple[Array, int]:
@@ -123,15 +132,53 @@ def evened(cores: Sequence[Array]) -> Cores:
 
 def evening(cores: Sequence[Array]) -> list[int]:
     """The exponents of the powers of two by which `evened` multiplies the cores; they sum to 0."""
-    if all(is_ordinary(core, 16) for core in cores):
-        return [0] * len(cores)
-    exponents = [unit_exponent(core) for core in cores]
-    if all(
-        abs(exponent) <= reach(core) // 16 for exponent, core in zip(exponents, cores, strict=True)
-    ):
+    return _evening(cores, _exponents(cores))
+
+
+def _evening(cores: Sequence[Array], exponents: list[int]) -> list[int]:
+    room = reach(cores[0]) // 16
+    if max(map(abs, (*exponents, *accumulate(exponents)))) <= room:
         return [0] * len(exponents)
     share, rest = divmod(sum(exponents), len(cores))
     return [share + (k < rest) - exponent for k, exponent in enumerate(exponents)]
+
+
+def _exponents(cores: Sequence[Array]) -> list[int]:
+    """Of the norms or the largest entries, which differ by little beside the range."""
+    cheap = map(_exponent_of_norm, cores)
+    return [
+        unit_exponent(core) if exponent is None else exponent
+        for core, exponent in zip(cores, cheap, strict=True)
+    ]
+
+
+def beside_each_other(trains: Sequence[Cores]) -> list[Cores]:
+    """The trains, each evened, as the blocks of a sum need them.
+
+    A train with a core of zeros vanishes whatever its other cores are: these are brought to the
+    size of those that they will stand beside, and the zeros take what that changes.
+    """
+    if len(trains[0]) == 1:
+        return [tuple(cores) for cores in trains]
+    exponents = [_exponents(cores) for cores in trains]
+    shifts = [_evening(cores, own) for cores, own in zip(trains, exponents, strict=True)]
+    zeros = [next((k for k, core in enumerate(x) if _is_zero(core)), None) for x in trains]
+    sizes = [
+        [e + s for e, s in zip(own, shift, strict=True)]
+        for own, shift, zero in zip(exponents, shifts, zeros, strict=True)
+        if zero is None
+    ]
+    for own, shift, zero in zip(exponents, shifts, zeros, strict=True):
+        if zero is not None and sizes:
+            shift[:] = [
+                min(site) - e for site, e in zip(zip(*sizes, strict=True), own, strict=True)
+            ]
+            shift[zero] -= sum(shift)
+    return [tuple(map(shifted, cores, shift)) for cores, shift in zip(trains, shifts, strict=True)]
+
+
+def _is_zero(core: Array) -> bool:
+    return not is_ordinary(core) and largest(core) == 0
 
 
 def absorb(cores: list[Array], exponent: int, center: int | None) -> tuple[Cores, int | None]:
@@ -148,8 +195,13 @@ def absorb(cores: list[Array], exponent: int, center: int | None) -> tuple[Cores
     if abs(exponent) <= room and abs(math.frexp(largest(cores[at]))[1] + exponent) <= room:
         cores[at] = shifted(cores[at], exponent)
         return tuple(cores), center
+    return spread(cores, exponent), None
+
+
+def spread(cores: Sequence[Array], exponent: int) -> Cores:
+    """The train ``cores * 2**exponent``, every core taking its share of the power."""
     share, rest = divmod(exponent, len(cores))
-    return tuple(shifted(core, share + (k < rest)) for k, core in enumerate(cores)), None
+    return tuple(shifted(core, share + (k < rest)) for k, core in enumerate(cores))
 
 
 def ldexp(value: Any, exponent: int) -> Any:

@@ -7,6 +7,7 @@ Saibaba, Randomized Algorithms for Rounding in the Tensor-Train Format, SIAM J. 
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,14 +22,14 @@ from ttcore.arrays import (
 )
 from ttcore.factorisations import qr
 from ttcore.operands import Formed, Operand
-from ttcore.scaling import ldexp, shifted, unit
+from ttcore.scaling import shifted, unit
 from ttcore.truncation import noise
 from ttcore.typing import Array, Cores
 
 PROBES = 10
 OVERSAMPLING = 10
 FIRST = 24  # width of the first sketch
-HOPELESS = 4.0  # times the allowed error, of an estimated norm: a sketch is given up
+HOPELESS = 4.0  # times the allowed error, missed at one bond: a sketch is given up
 
 #: (width, value, exponent) -> relative error allowed where the norm is ``value * 2**exponent``
 Allowed = Callable[[int, float, int], float]
@@ -36,36 +37,35 @@ Allowed = Callable[[int, float, int], float]
 Products = dict[int, tuple[Array, int]]
 
 
+class Sketch(NamedTuple):
+    """An approximation ``2**exponent cores`` of an operand, and what it misses."""
+
+    cores: list[Array]
+    exponent: int
+    size: float  # its norm, times 2**-exponent
+    missed: tuple[float, ...]  # estimated at each bond, relative to the norm of the operand
+
+
 def sketch(
     operand: Operand, most: float, allowed: Allowed, generator: np.random.Generator
-) -> tuple[list[Array], int, float]:
+) -> Sketch:
     """Left-orthogonal cores near ``operand``, of ranks that grow until the error is allowed.
 
     Parameters
     ----------
     most : float
         Rank beyond which none is of use to the caller.
-
-    Returns
-    -------
-    cores : list of arrays (r, n, r')
-        The last one carries the norm.
-    exponent : int
-        The result is ``cores * 2**exponent``.
-    missed : float
-        Estimated Frobenius norm of the difference, relative to the norm of ``operand``.
     """
     enough = int(min(max(operand.ranks), most + OVERSAMPLING))
     size = min(FIRST, enough)
     probes, sketches = _right_products(operand, (PROBES, size), generator)
     while True:
         final = size >= enough
-        limit = None if final else allowed
-        found = _left_orthogonal(operand, sketches, probes, size, limit)
-        if found is not None:
-            cores, exponent, missed, value = found
-            if final or missed <= allowed(size, value, exponent):
-                return cores, exponent, missed
+        found = _left_orthogonal(operand, sketches, probes, size, None if final else allowed)
+        if found is not None and (
+            final or math.hypot(*found.missed) <= allowed(size, found.size, found.exponent)
+        ):
+            return found
         grown = min(2 * size, enough)
         (more,) = _right_products(operand, (grown - size,), generator)
         xp, size = namespace(operand.like), grown
@@ -94,42 +94,45 @@ def difference(operand: Operand, cores: Cores, generator: np.random.Generator) -
 
 def _left_orthogonal(
     operand: Operand, sketches: Products, probes: Products, size: int, allowed: Allowed | None
-) -> tuple[list[Array], int, float, float] | None:
-    """The cores, their exponent, the relative error, and the norm; None if it is hopeless."""
+) -> Sketch | None:
+    """One sweep; None where it is hopeless.
+
+    Norms seen by probes are right on average, and too small by as much as the square of a long
+    Gaussian train varies: only their ratios at one bond are used.
+    """
     xp, like = namespace(operand.like), operand.like
     d = len(operand.modes)
     done: list[Array] = []
-    missed: list[tuple[float, int]] = []
+    missed: list[float] = []
     one = xp.ones((1, 1), dtype=like.dtype, **default_device_like(like))
     left, exponent = unit(operand.left(0, one))
     exponent += operand.exponent
-    limit, origin = math.inf, 0
+    present, limit = 1.0, math.inf  # part of the norm that is left; what may be missed
     for k in range(d - 1):
         r, n, s = left.shape
         rows = xp.reshape(left, (r * n, s))
         fixed, (right, _), (probe, shift) = detached(rows), sketches[k + 1], probes[k + 1]
         # a sketch no narrower than the bond spans all of it
         whole = right.shape[1] >= s
-        q = _basis(fixed if whole else fixed @ right)
+        q = qr(fixed)[0] if whole else _basis(unit(fixed @ right)[0])
+        seen, small = unit(fixed @ probe)
+        norm = float(xp.linalg.matrix_norm(seen))
         if k == 0 and allowed is not None:
-            origin = exponent + shift
-            value = float(xp.linalg.matrix_norm(fixed @ probe)) / math.sqrt(PROBES)
-            limit = HOPELESS * value * allowed(size, value, origin)
-        seen = adjoint(q) @ rows
-        if not whole and q.shape[1] < r * n:
-            residual = fixed @ probe - q @ (detached(seen) @ probe)
-            value = float(xp.linalg.matrix_norm(residual)) / math.sqrt(PROBES)
-            if ldexp(value, exponent + shift - origin) > limit:
+            value = norm / math.sqrt(PROBES)
+            limit = HOPELESS * allowed(size, value, exponent + shift + small)
+        part = 0.0
+        if not whole and q.shape[1] < r * n and norm:
+            rest = float(xp.linalg.matrix_norm(seen - q @ (adjoint(q) @ seen)))
+            part = present * min(rest / norm, 1.0)
+            if part > limit:
                 return None
-            missed.append((value, exponent + shift))
+        missed.append(part)
+        present = math.sqrt(max(present**2 - part**2, 0.0))
         done.append(xp.reshape(q, (r, n, q.shape[1])))
-        left, step = unit(operand.left(k + 1, seen))
+        left, step = unit(operand.left(k + 1, adjoint(q) @ rows))
         exponent += step
-    done.append(left)
     value = float(xp.linalg.vector_norm(detached(left)))
-    error = math.hypot(*(ldexp(x, shift - exponent) for x, shift in missed))
-    whole = math.hypot(value, error)  # the difference is orthogonal to the result
-    return done, exponent, error / whole if whole else 0.0, value
+    return Sketch([*done, left], exponent, value, tuple(missed))
 
 
 def _basis(x: Array) -> Array:

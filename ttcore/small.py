@@ -49,7 +49,7 @@ def round_small(
     )  # fmt: skip
     ends = np.cumsum(found[:-1] * modes * found[1:])
     shapes = zip(found[:-1], modes, found[1:], strict=True)
-    pieces = np.split(out[: ends[-1]].astype(like.dtype, copy=False), ends[:-1])
+    pieces = np.split(out[: ends[-1]].astype(like.dtype), ends[:-1])  # a copy: out is large
     rounded = [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
     done, center = absorb(rounded, exponent + int(shift), d - 1)
     tails = [(float(x), int(e)) for x, e in zip(lost, shifts, strict=True)]

@@ -253,8 +253,8 @@ class Train(Chain):
         atol : float
             Absolute error that may be made in any case: the budget is max(eps ‖x‖, atol).
         method : {'svd', 'gram', 'randomized'}
-            Factors of full accuracy; one Gram matrix per core where that sees ``eps``; a random
-            sketch whose size doubles until independent probes find the error small enough.
+            'svd', the usual choice; the same by Gram matrices alone, where QR is slow, as on a GPU;
+            a random sketch whose size doubles until independent probes find the error small enough.
         rng : seed or Generator
             For 'randomized'.
         full_output : bool

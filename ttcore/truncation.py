@@ -30,7 +30,7 @@ class Info:
         The d + 1 ranks of the result.
     discarded : tuple of float
         Frobenius norm of what was discarded at each of the d - 1 bonds, on the scale of the data
-        (inf or 0 beyond range).
+        (inf or 0 beyond range); NaN where the method does not cut one bond after the other.
     method : str
         The algorithm that ran.
     """

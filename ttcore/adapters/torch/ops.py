@@ -58,9 +58,12 @@ def tt_linear(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None = None) ->
     else:
         y = torch.ops.ttcore.fc(x, list(cores), bias)
     device = x.device.type
-    if device != "meta" and torch.is_autocast_enabled(device) and y.dtype != torch.float64:
+    if device != "meta" and torch.is_autocast_enabled(device) and y.dtype in _AUTOCAST:
         y = y.to(torch.get_autocast_dtype(device))
     return y
+
+
+_AUTOCAST = {torch.float32, torch.float16, torch.bfloat16}  # neither double nor complex
 
 
 def _is_eager(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> bool:

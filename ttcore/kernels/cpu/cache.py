@@ -85,10 +85,12 @@ class _Cache(caching.FunctionCache):
         # second. Machine code that is ready needs the runtime that allocates, no more; compiling
         # loads the rest when it must.
         rtsys.initialize(target_context)
-        try:
-            return self._load_overload(sig, target_context)
-        except Exception:
-            return None
+        for load in (self._load_overload, super().load_overload):  # the second in Numba's own way
+            try:
+                return load(sig, target_context)
+            except Exception:
+                continue
+        return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:

@@ -19,7 +19,19 @@ TURNS = 60  # sweeps of rotations, at most; about six are needed
 
 @reordered
 def lower(c, m, n):
-    """Rows of c (m, n) reflected until c = L Q with L (m, n) lower triangular, in place."""
+    """Rows of c (m, n) reflected until c = L Q with L (m, n) lower triangular, in place.
+
+    Rows are brought to unit size meanwhile: the squares of small ones must not vanish.
+    """
+    scales = np.ones(m)
+    for i in range(m):
+        largest = 0.0
+        for e in range(n):
+            largest = max(largest, abs(c[i, e]))
+        if largest > 0.0:
+            scales[i] = math.ldexp(1.0, math.frexp(largest)[1])
+            for e in range(n):
+                c[i, e] /= scales[i]
     for j in range(min(m, n - 1)):
         pivot = c[j]
         square = 0.0
@@ -44,6 +56,9 @@ def lower(c, m, n):
         pivot[j] = -math.copysign(size, pivot[j])
         for e in range(j + 1, n):
             pivot[e] = 0.0
+    for i in range(m):
+        for e in range(n):
+            c[i, e] *= scales[i]
 
 
 @reordered
@@ -179,13 +194,13 @@ def sweep(flat, modes, ranks, share, absolute, caps, unit, least, out, found, lo
         w = factors[kept[k + 1] : kept[k + 1] + s * p].reshape(s, p)
         rows = left.shape[0]
         x = times(left, w)
+        shifts[k] = exponent + scales[k + 1] + scale_down(x)
         count = min(rows, p)
         if p > rows:
             lower(x, rows, p)
         turned = np.empty((count, rows))
         place(x, count, rows, True, turned.reshape(turned.size), 0)
         sizes = separate(turned, count, unit)
-        shifts[k] = exponent + scales[k + 1]
         total = 0.0
         for i in range(count):
             total += sizes[i] * sizes[i]
