@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ttcore.arrays import adjoint, default_device_like, detached, namespace, rounding_unit
+from ttcore.arrays import adjoint, detached, namespace, rounding_unit
 from ttcore.cores import ranks_of
 from ttcore.factorisations import qr
 from ttcore.leading import leading
-from ttcore.operands import Operand
+from ttcore.operands import Operand, edge, first_core
 from ttcore.orthogonal import orthogonal_cores
 from ttcore.rounding import Rounded, round_cores
 from ttcore.scaling import absorb, ldexp, unit
@@ -46,11 +46,9 @@ def zip_up(operand: Operand, *, eps: float | None, max_rank: Any, rng: RNG) -> R
 
 
 def _zipped(operand: Operand, eps: float, caps: Sequence[float]) -> tuple[list[Array], int]:
-    xp, like = namespace(operand.like), operand.like
+    xp = namespace(operand.like)
     d = len(operand.modes)
-    one = xp.ones((1, 1), dtype=like.dtype, **default_device_like(like))
-    left, exponent = unit(operand.left(0, one))
-    exponent += operand.exponent
+    left, exponent = first_core(operand)
     done: list[Array] = []
     for k in range(d - 1):
         r, n, s = left.shape
@@ -89,60 +87,55 @@ def _estimated(operand: Operand, cores: Cores, method: str, rng: RNG) -> Info:
     return Info(error, "estimate", ranks_of(cores), unknown, method)
 
 
-Scaled = tuple[Array, int]  # (x, e): 2**e x
+def _environments(operand: Operand, cores: Sequence[Array]) -> list[Array]:
+    """For each bond: the rows of ``operand`` right of it times those of the fit, (r_k, p_k).
 
-
-def _environments(operand: Operand, cores: Sequence[Array]) -> list[Scaled]:
-    """For each bond k: the rows of ``operand`` right of it times those of the fit, (r_k, p_k)."""
-    xp, like = namespace(operand.like), operand.like
-    one = xp.ones((1, 1), dtype=like.dtype, **default_device_like(like))
-    found = [(one, 0)]
+    Of unit size: a factor changes no subspace that is sought. Nothing is right of core 0's left.
+    """
+    found = [edge(operand.like)]
     for k in range(len(cores) - 1, 0, -1):
-        found.insert(0, _further(operand.right(k, found[0][0]), cores[k], found[0][1]))
-    return [(one, 0), *found]
+        found.insert(0, _further(operand.right(k, found[0]), cores[k])[0])
+    return [edge(operand.like), *found]
 
 
-def _further(product: Array, core: Array, exponent: int) -> Scaled:
-    """``product`` (r, n, p') times the adjoint of the core (p, n, p'): (r, p)."""
+def _further(product: Array, core: Array) -> tuple[Array, int]:
+    """``product`` (r, n, p') times the adjoint of the core (p, n, p'): (r, p), and its exponent."""
     xp = namespace(product)
     rows = xp.reshape(product, (product.shape[0], -1))
-    new, shift = unit(rows @ adjoint(xp.reshape(core, (core.shape[0], -1))))
-    return new, exponent + shift
+    return unit(rows @ adjoint(xp.reshape(core, (core.shape[0], -1))))
 
 
 def _to_the_right(
-    operand: Operand, cores: Sequence[Array], rights: Sequence[Scaled]
-) -> tuple[list[Array], list[Scaled]]:
+    operand: Operand, cores: Sequence[Array], rights: Sequence[Array]
+) -> tuple[list[Array], list[Array]]:
     """Left-orthogonal cores, and the left environments (p_k, r_k) of all bonds but the last."""
-    xp, like = namespace(operand.like), operand.like
-    lefts = [(xp.ones((1, 1), dtype=like.dtype, **default_device_like(like)), 0)]
+    xp = namespace(operand.like)
+    lefts = [edge(operand.like)]
     done: list[Array] = []
     for k in range(len(cores) - 1):
-        left, exponent = lefts[k]
-        q, n, s = (state := operand.left(k, left)).shape
+        q, n, s = (state := operand.left(k, lefts[k])).shape
         rows = xp.reshape(state, (q * n, s))
-        basis, _ = qr(rows @ rights[k + 1][0])
+        basis, _ = qr(rows @ rights[k + 1])
         done.append(xp.reshape(basis, (q, n, basis.shape[1])))
-        new, shift = unit(adjoint(basis) @ rows)
-        lefts.append((new, exponent + shift))
+        lefts.append(unit(adjoint(basis) @ rows)[0])
     return [*done, cores[-1]], lefts
 
 
 def _to_the_left(
-    operand: Operand, cores: Sequence[Array], lefts: Sequence[Scaled]
-) -> tuple[list[Array], list[Scaled], int]:
+    operand: Operand, cores: Sequence[Array], lefts: Sequence[Array]
+) -> tuple[list[Array], list[Array], int]:
     """Right-orthogonal cores but for the first, the right environments, and the exponent."""
-    xp, like = namespace(operand.like), operand.like
-    right, exponent = xp.ones((1, 1), dtype=like.dtype, **default_device_like(like)), 0
-    rights = [(right, exponent)]
+    xp = namespace(operand.like)
+    rights = [edge(operand.like)]
     done: list[Array] = []
+    exponent = operand.exponent
     for k in range(len(cores) - 1, 0, -1):
-        r, n, p = (state := operand.right(k, right)).shape
-        rows = xp.reshape(state, (r, n * p))
-        basis, _ = qr(adjoint(lefts[k][0] @ rows))
+        r, n, p = (state := operand.right(k, rights[0])).shape
+        basis, _ = qr(adjoint(lefts[k] @ xp.reshape(state, (r, n * p))))
         core = xp.reshape(adjoint(basis), (basis.shape[1], n, p))
         done.insert(0, core)
-        right, exponent = _further(state, core, exponent)
-        rights.insert(0, (right, exponent))
-    first, shift = unit(operand.right(0, right))
-    return [first, *done], [(right, 0), *rights], exponent + shift + operand.exponent
+        right, shift = _further(state, core)
+        rights.insert(0, right)
+        exponent += shift
+    first, shift = unit(operand.right(0, rights[0]))
+    return [first, *done], [edge(operand.like), *rights], exponent + shift

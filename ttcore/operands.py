@@ -9,10 +9,10 @@ from itertools import accumulate
 from typing import Protocol
 
 from ttcore.algebra import modes_of
-from ttcore.arrays import common, namespace
+from ttcore.arrays import common, default_device_like, namespace
 from ttcore.cores import ranks_of
 from ttcore.orthogonal import times_left, times_right
-from ttcore.scaling import beside_each_other, spread, tame_cores, unit_cores
+from ttcore.scaling import beside_each_other, spread, tame_cores, unit, unit_cores
 from ttcore.typing import Array, Cores
 
 
@@ -29,6 +29,17 @@ class Operand(Protocol):
 
     def right(self, k: int, w: Array) -> Array:
         """Core k times the matrix w (r_{k+1}, p): (r_k, n_k, p)."""
+
+
+def edge(like: Array) -> Array:
+    """The matrix [1] that stands for what is left of the first core, or right of the last."""
+    return namespace(like).ones((1, 1), dtype=like.dtype, **default_device_like(like))
+
+
+def first_core(operand: Operand) -> tuple[Array, int]:
+    """Core 0 (1, n, r) at unit size, and the exponent of the whole: where sweeps begin."""
+    left, exponent = unit(operand.left(0, edge(operand.like)))
+    return left, exponent + operand.exponent
 
 
 class Formed:

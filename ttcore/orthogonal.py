@@ -3,7 +3,7 @@
 Source: I. V. Oseledets, Tensor-Train Decomposition, SIAM J. Sci. Comput. 33(5), 2295-2317, 2011.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ttcore.arrays import (
@@ -17,9 +17,6 @@ from ttcore.arrays import (
 from ttcore.factorisations import qr, svd, triangle
 from ttcore.scaling import absorb, unit, unit_cores
 from ttcore.typing import Array, Cores
-
-#: A tall or square matrix A in, R with R^H R = A^H A out.
-Factor = Callable[[Array], Array]
 
 
 class Norm(NamedTuple):
@@ -43,13 +40,11 @@ def norm(cores: Cores, center: int | None = None) -> Norm:
     if center is not None:
         core = pairs[0][0]
         return Norm(float(namespace(core).linalg.vector_norm(detached(core))), exponent)
-    root, shift = right_factors([detached(core) for core, _ in pairs], triangle, stop=0)[0]
+    root, shift = right_factors([detached(core) for core, _ in pairs], stop=0)[0]
     return Norm(largest(root), exponent + shift)
 
 
-def right_factors(
-    cores: Sequence[Array], factor: Factor, *, stop: int = 1
-) -> dict[int, tuple[Array, int]]:
+def right_factors(cores: Sequence[Array], *, stop: int = 1) -> dict[int, tuple[Array, int]]:
     """For each bond k >= stop, left of core k.
 
     (R, e), such that 2**e R has the Gram matrix of the rows right of it.
@@ -64,7 +59,7 @@ def right_factors(
         r, n, s = cores[k].shape
         right, exponent = found[k + 1]
         rows = xp.reshape(cores[k], (r * n, s)) @ adjoint(right)
-        small, shift = unit(factor(adjoint(xp.reshape(rows, (r, n * right.shape[0])))))
+        small, shift = unit(triangle(adjoint(xp.reshape(rows, (r, n * right.shape[0])))))
         found[k] = small, exponent + shift
     return found
 
@@ -157,8 +152,8 @@ def spectra(cores: Cores) -> tuple[Array, ...]:
     [2, 2]
     """
     scaled = [detached(core) for core in unit_cores(cores)[0]]
-    right = right_factors(scaled, triangle)
-    left = right_factors(reversed_cores(scaled), triangle)
+    right = right_factors(scaled)
+    left = right_factors(reversed_cores(scaled))
     found = []
     for k in range(1, len(cores)):
         # reversing the train transposes its unfoldings: the left factor is conjugated once more

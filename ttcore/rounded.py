@@ -225,21 +225,25 @@ def matmul(
         raise TTShapeError(
             f"A has col_modes {A.col_modes}, x the modes {modes}; they must be equal"
         )
-    xp = namespace(*A.cores)
     columns = x.col_modes if isinstance(x, TTMatrix) else (1,) * len(modes)
     left, right = _prepared((A._flat, x._flat), method)
-    shapes = zip(left, A.row_modes, A.col_modes, strict=True)
-    fours = tuple(xp.reshape(g, (g.shape[0], m, n, g.shape[2])) for g, m, n in shapes)
-    shapes = zip(right, modes, columns, strict=True)
-    others = tuple(xp.reshape(g, (g.shape[0], m, n, g.shape[2])) for g, m, n in shapes)
-    flat, info, center = _approximate(Composed(fours, others), method, eps, max_rank, rng)
-    if isinstance(x, TTMatrix):
-        shapes = zip(flat, A.row_modes, columns, strict=True)
-        cores = tuple(xp.reshape(g, (g.shape[0], m, n, g.shape[2])) for g, m, n in shapes)
-        train: Any = TTMatrix._made(cores, center)
-    else:
-        train = TTTensor._made(flat, center)
+    operand = Composed(_four_way(left, A.row_modes, A.col_modes), _four_way(right, modes, columns))
+    flat, info, center = _approximate(operand, method, eps, max_rank, rng)
+    train: Any = (
+        TTMatrix._made(_four_way(flat, A.row_modes, columns), center)
+        if isinstance(x, TTMatrix)
+        else TTTensor._made(flat, center)
+    )
     return (train, info) if full_output else train
+
+
+def _four_way(flat: Cores, rows: Sequence[int], cols: Sequence[int]) -> Cores:
+    """Cores (r, m n, r') as (r, m, n, r')."""
+    xp = namespace(*flat)
+    return tuple(
+        xp.reshape(g, (g.shape[0], m, n, g.shape[2]))
+        for g, m, n in zip(flat, rows, cols, strict=True)
+    )
 
 
 def _prepared(pair: tuple[Cores, Cores], method: str) -> tuple[Cores, Cores]:

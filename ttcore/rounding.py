@@ -26,7 +26,7 @@ from ttcore.arrays import (
 from ttcore.cores import ranks_of
 from ttcore.errors import TTValueError
 from ttcore.leading import leading
-from ttcore.operands import Formed, Operand
+from ttcore.operands import Formed, Operand, first_core
 from ttcore.orthogonal import reversed_cores
 from ttcore.rowspace import distortion, factor
 from ttcore.scaling import absorb, ldexp, unit
@@ -113,12 +113,10 @@ def round_operand(
     right = _right_factors(operand, loose, by_gram=by_gram)
     distorted = sum(distortion(rank, by_gram=by_gram) for rank in operand.ranks[1:loose])
     trust = 1.0 - min(0.5, distorted)
-    like, xp = operand.like, namespace(operand.like)
+    xp = namespace(operand.like)
     done: list[Array] = []
     lost: list[tuple[float, int]] = []
-    one = xp.ones((1, 1), dtype=like.dtype, **default_device_like(like))
-    left, exponent = unit(operand.left(0, one))
-    exponent += operand.exponent
+    left, exponent = first_core(operand)
     size, origin, budget = 0.0, 0, 0.0  # norm = size * 2**origin
     for k in range(d - 1):
         r, n, s = left.shape

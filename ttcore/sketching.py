@@ -13,7 +13,6 @@ import numpy as np
 
 from ttcore.arrays import (
     adjoint,
-    default_device_like,
     detached,
     from_numpy,
     host,
@@ -21,7 +20,7 @@ from ttcore.arrays import (
     rounding_unit,
 )
 from ttcore.factorisations import qr
-from ttcore.operands import Formed, Operand
+from ttcore.operands import Formed, Operand, edge, first_core
 from ttcore.scaling import shifted, unit
 from ttcore.truncation import noise
 from ttcore.typing import Array, Cores
@@ -100,13 +99,11 @@ def _left_orthogonal(
     Norms seen by probes are right on average, and too small by as much as the square of a long
     Gaussian train varies: only their ratios at one bond are used.
     """
-    xp, like = namespace(operand.like), operand.like
+    xp = namespace(operand.like)
     d = len(operand.modes)
     done: list[Array] = []
     missed: list[float] = []
-    one = xp.ones((1, 1), dtype=like.dtype, **default_device_like(like))
-    left, exponent = unit(operand.left(0, one))
-    exponent += operand.exponent
+    left, exponent = first_core(operand)
     present, limit = 1.0, math.inf  # part of the norm that is left; what may be missed
     for k in range(d - 1):
         r, n, s = left.shape
@@ -156,8 +153,7 @@ def _right_products(
     """
     xp, like = namespace(operand.like), operand.like
     d = len(operand.modes)
-    one = xp.ones((1, 1), dtype=like.dtype, **default_device_like(like))
-    found: list[Products] = [{d: (one, 0)} for _ in sizes]
+    found: list[Products] = [{d: (edge(like), 0)} for _ in sizes]
     for k in range(d - 1, 0, -1):
         pieces = [products[k + 1][0] for products in found]
         both = detached(operand.right(k, xp.concat(pieces, axis=1)))
