@@ -54,7 +54,7 @@ def round_sum(
         At least one; all trains tensors of one shape, or matrices of equal modes.
     eps, max_rank, full_output
         As in `TTTensor.round`; eps is relative to the norm of the sum. Where terms cancel, rounding
-        errors of u times sum_i |c_i| ‖a_i‖ remain.
+        errors of u times :math:`\sum_i |c_i| \|a_i\|` remain.
 
     Returns
     -------
