@@ -28,6 +28,8 @@ def from_dense(
     *,
     eps: float | None = None,
     max_rank: int | Sequence[int] | None = None,
+    method: str = "svd",
+    rng: RNG = None,
     progress: bool = False,
     full_output: Literal[False] = False,
 ) -> TTTensor: ...
@@ -37,6 +39,8 @@ def from_dense(
     *,
     eps: float | None = None,
     max_rank: int | Sequence[int] | None = None,
+    method: str = "svd",
+    rng: RNG = None,
     progress: bool = False,
     full_output: Literal[True],
 ) -> tuple[TTTensor, Info]: ...
@@ -45,6 +49,8 @@ def from_dense(
     *,
     eps: float | None = None,
     max_rank: int | Sequence[int] | None = None,
+    method: str = "svd",
+    rng: RNG = None,
     progress: bool = False,
     full_output: bool = False,
 ) -> TTTensor | tuple[TTTensor, Info]:
@@ -60,6 +66,13 @@ def from_dense(
         Relative Frobenius error; None removes only what is below machine precision.
     max_rank : int or sequence of int, optional
         Cap for all bonds, or one per bond; may break ``eps``.
+    method : {'svd', 'randomized'}
+        'randomized' finds the row spaces by random combinations of rows: less work where ranks are
+        small beside the modes, above all with a ``max_rank``. The error is measured, so that
+        ``eps`` holds all the same; but ranks may be a little larger than by 'svd', and errors
+        under a ``max_rank`` too.
+    rng : seed or Generator
+        For 'randomized'.
     progress : bool
         Whether to show the bytes read, by tqdm.
     full_output : bool
@@ -103,10 +116,12 @@ def from_dense(
         if stays_out(a):
             source = Source(a, "a", reading)
             stream = Stream(source, [1] * len(source.shape))
-            cores, info, center = tt_svd(stream, eps=eps, max_rank=max_rank)
+            cores, info, center = tt_svd(stream, eps=eps, max_rank=max_rank, method=method, rng=rng)
         else:
             with _at_once(_dense(a, "a"), reading) as array:
-                cores, info, center = tt_svd(array, eps=eps, max_rank=max_rank)
+                cores, info, center = tt_svd(
+                    array, eps=eps, max_rank=max_rank, method=method, rng=rng
+                )
     train = TTTensor._made(cores, center)
     return (train, info) if full_output else train
 
@@ -119,6 +134,8 @@ def matrix_from_dense(
     *,
     eps: float | None = None,
     max_rank: int | Sequence[int] | None = None,
+    method: str = "svd",
+    rng: RNG = None,
     progress: bool = False,
     full_output: Literal[False] = False,
 ) -> TTMatrix: ...
@@ -130,6 +147,8 @@ def matrix_from_dense(
     *,
     eps: float | None = None,
     max_rank: int | Sequence[int] | None = None,
+    method: str = "svd",
+    rng: RNG = None,
     progress: bool = False,
     full_output: Literal[True],
 ) -> tuple[TTMatrix, Info]: ...
@@ -140,6 +159,8 @@ def matrix_from_dense(
     *,
     eps: float | None = None,
     max_rank: int | Sequence[int] | None = None,
+    method: str = "svd",
+    rng: RNG = None,
     progress: bool = False,
     full_output: bool = False,
 ) -> TTMatrix | tuple[TTMatrix, Info]:
@@ -152,7 +173,7 @@ def matrix_from_dense(
         Multiply to M and to N; row mode k and column mode k share core k. (Layers take input modes
         first; matrices take rows, the outputs,
         first.)
-    eps, max_rank, progress, full_output
+    eps, max_rank, method, rng, progress, full_output
         As in `from_dense`.
 
     Returns
@@ -201,11 +222,13 @@ def matrix_from_dense(
         if outside:
             axes = [(m > 1) + (n > 1) for m, n in zip(rows, cols, strict=True)]
             stream = Stream(Paired(a, "A", reading, rows, cols), axes)
-            cores, info, center = tt_svd(stream, eps=eps, max_rank=max_rank)
+            cores, info, center = tt_svd(stream, eps=eps, max_rank=max_rank, method=method, rng=rng)
         else:
             with _at_once(a, reading):
                 tensor, pairs = _interleaved(a, rows, cols)
-                cores, info, center = tt_svd(tensor, modes=pairs, eps=eps, max_rank=max_rank)
+                cores, info, center = tt_svd(
+                    tensor, modes=pairs, eps=eps, max_rank=max_rank, method=method, rng=rng
+                )
     train = TTMatrix._made(as_four_way(cores, rows, cols), center)
     return (train, info) if full_output else train
 

@@ -30,13 +30,12 @@ from ttcore.operands import Formed, Operand, first_core
 from ttcore.orthogonal import reversed_cores
 from ttcore.rowspace import distortion, factor
 from ttcore.scaling import absorb, ldexp, unit
-from ttcore.sketching import sketch
+from ttcore.sketching import CONFIDENCE, sketch
 from ttcore.small import is_small, round_small
 from ttcore.truncation import Info, check_eps, check_max_rank, noise, per_bond
 from ttcore.typing import RNG, Array, Cores
 
 METHODS = ("svd", "gram", "randomized")
-CONFIDENCE = 3.0  # times the estimated error of a sketch must fit the budget
 
 Rounded = tuple[Cores, Info, int | None]
 

@@ -27,6 +27,7 @@ from ttcore.typing import Array, Cores
 
 PROBES = 10
 OVERSAMPLING = 10
+CONFIDENCE = 3.0  # times the estimated error of a sketch must fit the budget
 FIRST = 24  # width of the first sketch
 HOPELESS = 4.0  # times the allowed error, missed at one bond: a sketch is given up
 

@@ -1,0 +1,344 @@
+"""Cutting trailing modes off a dense array: the steps of a TT-SVD, each with its error measured.
+
+A tall matrix (N, m), whose columns are the modes to cut off, is cut by a basis of its row space.
+That comes from a sample of the rows, from their Gram matrix, or from random combinations of them;
+a pass over the matrix proves it.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ttcore import streaming
+from ttcore.arrays import (
+    adjoint,
+    astype,
+    detached,
+    dtype_name,
+    from_numpy,
+    host,
+    in_double,
+    largest,
+    namespace,
+    rounding_unit,
+)
+from ttcore.factorisations import check_finite, eigh, svd
+from ttcore.kernels import dispatch
+from ttcore.kernels.dispatch import tsqr
+from ttcore.kernels.portable.products import rows_times
+from ttcore.scaling import ldexp, reach, unit
+from ttcore.sketching import CONFIDENCE, FIRST, OVERSAMPLING, PROBES
+from ttcore.streaming import Stream
+from ttcore.truncation import Info, choose_rank, noise
+from ttcore.typing import Array
+
+
+def _passes(a: Array | Stream) -> Any:
+    return streaming if isinstance(a, Stream) else dispatch.passes(a)
+
+
+class Sweep:
+    """A sweep from the last mode to the first: what it may discard, and what it did.
+
+    The data are ``2**exponent`` times what is worked on.
+    """
+
+    def __init__(self, a: Array | Stream, tolerance: float, caps: tuple[float, ...]) -> None:
+        self.dtype = dtype_name(a.dtype)
+        self.unit = rounding_unit(a)
+        self.tolerance = tolerance  # of one bond, relative to the norm
+        self.caps = caps
+        self.norm = -1.0  # negative until the array was read
+        self.square = 0.0  # of the error so far
+        self.missed = 0.0  # error that may stand at any angle to all other
+        self.lost: list[float] = []  # per bond
+        self.exponent = 0
+
+    def cut_by_sample(
+        self, a: Array | Stream, modes: Sequence[int], rank: int
+    ) -> tuple[Array | Stream, list[Array]] | None:
+        """Cut ``modes`` off a tall matrix (N, prod(modes) * rank).
+
+        In one pass, if some rows tell the row space of all; the pass itself proves it. Otherwise
+        None, and nothing is changed. Returns what is left (N, r), and the cores of the modes.
+        """
+        x = detached(a)
+        m = int(x.shape[1])
+        lowest = max(self.tolerance, noise(m, self.unit))
+        # of other libraries: the way back of a gradient needs projections alone
+        if isinstance(x, Stream):
+            basis = streaming.sampled_basis(x, lowest / 3.0)
+        elif isinstance(x, np.ndarray):
+            basis = tsqr.sampled_basis(x, lowest / 3.0)
+        else:
+            basis = None
+        if basis is None:
+            return None
+        with np.errstate(all="ignore"):  # of squares out of range; they are seen below
+            z, inner, missed = _passes(x).deflate(x, basis)
+            square = float(np.trace(inner).real) + missed**2
+        norm = self.norm if self.norm >= 0 else math.sqrt(square) if square > 0 else -1.0
+        if not self._in_range(square) or missed > 0.5 * lowest * norm:
+            return None
+        before, self.norm = self.norm, norm
+        if lowest < tsqr.plain_gram_floor(len(inner), 2.0**-53) and not tsqr.is_graded(inner):
+            root = tsqr.r_factor(z, inner, fine=True, again=_passes(z).gram)
+        else:
+            root = tsqr.graded_root(inner)
+        small = root @ adjoint(basis)
+        seen = math.sqrt(lowest**2 - (missed / norm) ** 2) * norm
+        slack = 2.0 * noise(m, self.unit) * norm
+        cores, lost, own, cut = self._cut_small(small, modes, rank, seen)
+        allowed = math.hypot(*(max(x, self.tolerance * norm) for x in lost)) + slack
+        # the two parts are orthogonal but for at most missed * cut, which must not count
+        crossed = missed * cut > slack * math.hypot(missed, cut)
+        if math.hypot(missed, cut) > allowed or (crossed and not isinstance(x, Stream)):
+            self.norm = before
+            return None
+        if crossed:  # a second pass costs more than what this takes from the budget of all bonds
+            self.missed += missed
+            self.tolerance -= min(self.tolerance, missed / norm / math.sqrt(len(self.caps)))
+            seen = max(self.tolerance, noise(m, self.unit)) * norm
+            cores, lost, own, cut = self._cut_small(small, modes, rank, seen)
+            self.square += cut**2
+        else:
+            self.square += math.hypot(missed, cut) ** 2
+        first = lost[0] + missed if crossed else math.hypot(lost[0], missed)
+        self.lost = [first, *lost[1:], *self.lost]
+        turn = adjoint(basis) @ own
+        if turn.shape[0] == turn.shape[1] and _is_unitary(turn, self.unit):
+            # the basis of the sample is the one sought but for a rotation, which the core takes
+            turned = np.asarray(turn, cores[0].dtype) @ cores[0].reshape(turn.shape[1], -1)
+            return z, [turned.reshape(cores[0].shape), *cores[1:]]
+        turn = np.asarray(turn, z.dtype)
+        return z.turned(turn) if isinstance(z, Stream) else rows_times(z, turn), cores
+
+    def _cut_small(
+        self, small: Array, modes: Sequence[int], rank: int, budget: float
+    ) -> tuple[list[Array], list[float], Array, float]:
+        """Cores, norms cut at each bond, the basis of the cores, and the norm cut in all."""
+        _, cores, lost = self._cut(small, modes, rank, budget=budget)
+        cores = [astype(core, self.dtype) for core in cores]
+        own = _joined(cores)
+        kept = small @ own
+        return cores, lost, own, float(np.linalg.norm(small - kept @ adjoint(own)))
+
+    def _in_range(self, square: float) -> bool:
+        """Whether a sum of squares is far from both ends of the range, and no NaN."""
+        single = self.unit > 2.0**-30
+        low, high = (2.0**-60, 2.0**180) if single else (2.0**-600, 2.0**900)
+        return low < square < high
+
+    def cut_by_gram(
+        self, a: Array | Stream, modes: Sequence[int], rank: int
+    ) -> tuple[Array | Stream, list[Array]]:
+        """The same by the Gram matrix of all rows, or two, or Householder's method, as needed."""
+        scale = 1.0
+        kernel = _passes(a)
+        with np.errstate(all="ignore"):  # of squares out of range; they are seen at once
+            g = kernel.gram(detached(a))
+        if self.norm < 0:
+            scale = self._scale(a, g)
+            g = g if scale == 1.0 else kernel.gram(detached(a), scale=scale)
+            self.norm = math.sqrt(max(float(np.trace(host(g)).real), 0.0))
+        slack = 2.0 * noise(int(a.shape[1]), self.unit) * self.norm
+        for r, sure in self._factors(detached(a), g, scale):
+            _, cores, lost = self._cut(r, modes, rank)
+            cores = [astype(core, self.dtype) for core in cores]
+            left, error = kernel.project(a, _joined(cores), scale=scale)
+            allowed = math.hypot(*(max(x, self.tolerance * self.norm) for x in lost))
+            if error <= allowed + (slack if sure else 0.0):
+                break
+        self.square += error**2
+        self.lost = [*(min(x, error) for x in lost), *self.lost]  # one Gram matrix sees noise
+        return left, cores
+
+    def _factors(self, a: Array | Stream, g: Array, scale: float) -> Iterator[tuple[Array, bool]]:
+        """Factors R of a, each more certain than the one before; and whether u alone limits it."""
+        m = int(a.shape[1])
+        if max(self.tolerance, noise(m, self.unit)) >= tsqr.plain_gram_floor(m, rounding_unit(g)):
+            yield tsqr.r_factor(a, g, fine=False, scale=scale), False
+        yield tsqr.r_factor(a, g, fine=True, scale=scale, again=_passes(a).gram), True
+        yield (streaming if isinstance(a, Stream) else tsqr).householder(a, scale=scale), True
+
+    def cut_by_sketch(
+        self, a: Array | Stream, modes: Sequence[int], rank: int, generator: np.random.Generator
+    ) -> tuple[Array | Stream, list[Array]] | None:
+        """The same by random combinations of the rows, ever more until the error is small enough.
+
+        None, with nothing changed, where half as many are needed as there are columns, or where
+        squares leave the range.
+        """
+        x, kernel, before = detached(a), _passes(a), self.norm
+        m = int(a.shape[1])
+        least = max(self.tolerance, noise(m, self.unit))
+        most = int(min(self.caps[self._bond(modes)] + OVERSAMPLING, m))
+        for basis, missed, norm in _ranges(x, most, generator):
+            if not self._in_range(norm**2):
+                break
+            self.norm = norm if before < 0 else before
+            last = basis.shape[1] == most
+            if missed > least * self.norm / CONFIDENCE and not last:
+                continue
+            budget = math.sqrt(max((least * self.norm) ** 2 - missed**2, 0.0))
+            small = self._root(x, basis) @ adjoint(basis)
+            _, cores, lost = self._cut(small, modes, rank, budget=budget)
+            cores = [astype(core, self.dtype) for core in cores]
+            left, inner, error = kernel.deflate(a, _joined(cores))
+            if before < 0:
+                self.norm = math.hypot(math.sqrt(float(np.trace(host(inner)).real)), error)
+            slack = 2.0 * noise(m, self.unit) * self.norm
+            allowed = math.hypot(*(max(x, self.tolerance * self.norm) for x in lost)) + slack
+            if error > allowed and not last:
+                continue
+            self.square += error**2
+            first = math.sqrt(max(error**2 - sum(x**2 for x in lost[1:]), lost[0] ** 2))
+            self.lost = [first, *lost[1:], *self.lost]
+            return left, cores
+        self.norm = before
+        return None
+
+    def _root(self, a: Array | Stream, basis: Array) -> Array:
+        """R with R^H R the Gram matrix of ``a @ basis``; by one more pass where digits count."""
+        m = int(a.shape[1])
+        g = _passes(a).gram(a, basis=basis)
+        coarse = tsqr.plain_gram_floor(int(g.shape[0]), rounding_unit(g))
+        if max(self.tolerance, noise(m, self.unit)) >= coarse or tsqr.is_graded(host(g)):
+            return tsqr.graded_root(g)
+        turn = eigh(g)[1]
+        return tsqr.graded_root(_passes(a).gram(a, basis=basis @ turn)) @ adjoint(turn)
+
+    def cut_rest(
+        self, a: Array | Stream, modes: Sequence[int], rank: int
+    ) -> tuple[Array, list[Array]]:
+        """Cut ``modes`` off a matrix (n, prod(modes) * rank) of any proportions, by SVD."""
+        if isinstance(a, Stream):
+            rows = a.in_memory()
+            if not math.isfinite(largest(rows)):
+                a.largest()  # names the entry
+            a = rows
+        if self.norm < 0:
+            check_finite(a, "a")
+            a, self.exponent = unit(a)
+        left, cores, lost = self._cut(a, modes, rank)
+        self.square += sum(x**2 for x in lost)
+        self.lost = [*lost, *self.lost]
+        return left, cores
+
+    def _cut(
+        self, x: Array, modes: Sequence[int], rank: int, budget: float | None = None
+    ) -> tuple[Array, list[Array], list[float]]:
+        """Cut ``modes`` off x (l, n_1 ... n_k rank) by truncated SVDs, the last one first.
+
+        ``budget`` is what each may discard, if less than usual. Returns the rest, cores, norms cut.
+        """
+        xp = namespace(x)
+        bond = self._bond(modes)
+        cores: list[Array] = []
+        lost: list[float] = []
+        for t in reversed(range(len(modes))):
+            rows = xp.reshape(x, (-1, modes[t] * rank))
+            _, s, vh = svd(detached(rows), "a")
+            if self.norm < 0:
+                self.norm = float(xp.linalg.vector_norm(s))
+            usual = max(self.tolerance, noise(int(s.shape[0]), self.unit)) * self.norm
+            new, tail = choose_rank(s, usual if budget is None else budget, self.caps[bond + t])
+            cores.insert(0, xp.reshape(vh[:new, :], (new, modes[t], rank)))
+            lost.insert(0, tail)
+            x, rank = rows @ adjoint(vh[:new, :]), new
+        return x, cores, lost
+
+    def _bond(self, modes: Sequence[int]) -> int:
+        """Number of the bond before these modes, which are the last that are left."""
+        return len(self.caps) - len(self.lost) - len(modes)
+
+    def _scale(self, a: Array | Stream, g: Array) -> float:
+        """Power of two that brings the entries near 1.
+
+        1.0 where the squares in g are far from both ends of the range.
+        """
+        if self._in_range(float(np.trace(host(g)).real)):
+            return 1.0
+        if isinstance(a, Stream):
+            size = a.largest()
+        else:
+            sizes = [largest(a[i:j, :]) for i, j in tsqr.blocks(a)]
+            size = max(sizes, key=lambda x: (math.isnan(x), x))
+            if not math.isfinite(size):
+                check_finite(a, "a")
+        limit = reach(a)
+        self.exponent = max(-limit, min(limit, math.frexp(size)[1]))
+        return 2.0**-self.exponent
+
+    def info(self, ranks: tuple[int, ...], method: str) -> Info:
+        """The report, on the scale of the data."""
+        error = (self.missed + math.sqrt(self.square)) / self.norm if self.norm else 0.0
+        discarded = tuple(ldexp(x, self.exponent) for x in self.lost)
+        return Info(error, "bound" if self.missed else "measured", ranks, discarded, method)
+
+
+def _is_unitary(x: np.ndarray[Any, Any], unit: float) -> bool:
+    """To a few units of roundoff."""
+    off = x.conj().T @ x - np.eye(x.shape[1])
+    return bool(np.abs(off).max() <= 8.0 * x.shape[0] * unit)
+
+
+def _joined(cores: Sequence[Array]) -> Array:
+    """The basis (n_1 ... n_k r', r) that right-orthogonal cores stand for."""
+    xp = namespace(*cores)
+    joined = xp.reshape(cores[-1], (cores[-1].shape[0], -1))
+    for core in reversed(cores[:-1]):
+        r, n, s = core.shape
+        joined = xp.reshape(xp.reshape(core, (r * n, s)) @ joined, (r, -1))
+    return adjoint(joined)
+
+
+def _ranges(
+    a: Array | Stream, most: int, generator: np.random.Generator
+) -> Iterator[tuple[Array, float, float]]:
+    """``(basis, missed, norm)`` of ever more random combinations of the rows.
+
+    An orthonormal basis (m, k) of their span; the norm of what it misses of ``a``, and the norm of
+    ``a``: both estimated by combinations that it has not seen. None where the latter is no number.
+    """
+    size = min(FIRST, most)
+    with np.errstate(all="ignore"):  # what is out of range shows in the norm
+        drawn = _combined(a, PROBES + size, generator)
+        probes, rows = drawn[:PROBES, :], drawn[PROBES:, :]
+        norm = _norm(probes) / math.sqrt(PROBES)
+    while 2 * size <= min(a.shape) and 0.0 < norm < math.inf:
+        basis = adjoint(svd(rows)[2])
+        yield basis, _norm(probes - (probes @ basis) @ adjoint(basis)) / math.sqrt(PROBES), norm
+        if size == most:
+            return
+        grown = min(2 * size, most)
+        more = _combined(a, grown - size, generator)
+        rows, size = namespace(rows).concat([rows, more], axis=0), grown
+
+
+def _combined(a: Array | Stream, count: int, generator: np.random.Generator) -> Array:
+    """So many independent random combinations (count, m) of the rows, in double precision.
+
+    The coefficients are uniform, which takes a third of the time of normal ones, of variance 1.
+    """
+    total: Array = 0.0
+    for first, last, block in _rows(a):
+        weights = (generator.random((count, last - first)) - 0.5) * math.sqrt(12.0)
+        total = total + from_numpy(weights, block) @ block
+    return total
+
+
+def _rows(a: Array | Stream) -> Iterator[tuple[int, int, Array]]:
+    """Blocks of rows in double precision, and where they lie."""
+    if isinstance(a, Stream):
+        for first, last, block in a.blocks():
+            yield first, last, in_double(block)
+    else:
+        for first, last in tsqr.blocks(a):
+            yield first, last, tsqr.scaled_block(a, first, last, 1.0)
+
+
+def _norm(x: Array) -> float:
+    return float(namespace(x).linalg.vector_norm(x))
