@@ -1,6 +1,5 @@
 """``from_dense(method="randomized")``: the same promise, from sketches, and a measured error."""
 
-import importlib
 import math
 
 import numpy as np
@@ -144,11 +143,9 @@ def test_arrays_read_in_blocks_too(monkeypatch, tmp_path):
 @pytest.mark.parametrize("library", ["array_api_strict", "torch", "jax.numpy"])
 def test_other_libraries_too(library):
     xp = pytest.importorskip(library, reason=f"{library} is not installed")
-    if library == "jax.numpy":
-        importlib.import_module("jax").config.update("jax_enable_x64", True)
-    a = spectral(SPECTRA["graded"])
-    x = tt.from_dense(xp.asarray(a), eps=1e-6, method="randomized", rng=0)
-    assert error_of(tt.TTTensor([np.asarray(g) for g in x.cores]), a) <= 1e-6
+    a = spectral(SPECTRA["graded"], np.float32)
+    x = tt.from_dense(xp.asarray(a), eps=1e-3, method="randomized", rng=0)
+    assert error_of(tt.TTTensor([np.asarray(g) for g in x.cores]), a) <= 1e-3
 
 
 def test_equal_seeds_give_equal_bits():

@@ -219,7 +219,7 @@ def test_the_compiled_sweep_rounds_as_the_general_one(dtype, data):
     operand = Formed(x.cores)
     assert is_small(operand)
     caps = check_max_rank(cap, d)
-    cores, info, center = round_small(operand.cores, operand.exponent, eps, caps, 0.0)
+    cores, info, center = round_small(operand.cores, operand.exponent, eps, caps, 0.0, "svd")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rounding, "is_small", lambda operand: False)
         other, expected, _ = rounding.round_operand(operand, eps=eps, max_rank=cap)

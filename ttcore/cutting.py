@@ -67,13 +67,7 @@ class Sweep:
         x = detached(a)
         m = int(x.shape[1])
         lowest = max(self.tolerance, noise(m, self.unit))
-        # of other libraries: the way back of a gradient needs projections alone
-        if isinstance(x, Stream):
-            basis = streaming.sampled_basis(x, lowest / 3.0)
-        elif isinstance(x, np.ndarray):
-            basis = tsqr.sampled_basis(x, lowest / 3.0)
-        else:
-            basis = None
+        basis = self._sampled_basis(x, lowest / 3.0, modes, rank)
         if basis is None:
             return None
         with np.errstate(all="ignore"):  # of squares out of range; they are seen below
@@ -114,6 +108,26 @@ class Sweep:
             return z, [turned.reshape(cores[0].shape), *cores[1:]]
         turn = np.asarray(turn, z.dtype)
         return z.turned(turn) if isinstance(z, Stream) else rows_times(z, turn), cores
+
+    def _sampled_basis(
+        self, a: Array | Stream, tolerance: float, modes: Sequence[int], rank: int
+    ) -> Array | None:
+        """An orthonormal basis (m, r) of what a sample of the rows shows.
+
+        Of an array in memory: with the ranks within that the cores will have, lest something has to
+        be cut off that is not orthogonal to what the basis misses.
+        """
+        if isinstance(a, Stream):
+            rows = streaming.sampled_rows(a, tolerance)
+        elif isinstance(a, np.ndarray):
+            rows = tsqr.sampled_rows(a, tolerance)
+        else:  # the way back of a gradient needs projections alone
+            rows = None
+        if rows is None:
+            return None
+        if isinstance(a, Stream) or len(modes) == 1:
+            return adjoint(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+        return _joined(self._cut(rows, modes, rank, tolerance / 2.0, capped=False)[1])
 
     def _cut_small(
         self, small: Array, modes: Sequence[int], rank: int, budget: float
@@ -228,11 +242,17 @@ class Sweep:
         return left, cores
 
     def _cut(
-        self, x: Array, modes: Sequence[int], rank: int, budget: float | None = None
+        self,
+        x: Array,
+        modes: Sequence[int],
+        rank: int,
+        budget: float | None = None,
+        *,
+        capped: bool = True,
     ) -> tuple[Array, list[Array], list[float]]:
         """Cut ``modes`` off x (l, n_1 ... n_k rank) by truncated SVDs, the last one first.
 
-        ``budget`` is what each may discard, if less than usual. Returns the rest, cores, norms cut.
+        ``budget`` is what each may discard, if not the usual. Returns the rest, cores, norms cut.
         """
         xp = namespace(x)
         bond = self._bond(modes)
@@ -241,10 +261,11 @@ class Sweep:
         for t in reversed(range(len(modes))):
             rows = xp.reshape(x, (-1, modes[t] * rank))
             _, s, vh = svd(detached(rows), "a")
-            if self.norm < 0:
+            if budget is None and self.norm < 0:
                 self.norm = float(xp.linalg.vector_norm(s))
             usual = max(self.tolerance, noise(int(s.shape[0]), self.unit)) * self.norm
-            new, tail = choose_rank(s, usual if budget is None else budget, self.caps[bond + t])
+            cap = self.caps[bond + t] if capped else math.inf
+            new, tail = choose_rank(s, usual if budget is None else budget, cap)
             cores.insert(0, xp.reshape(vh[:new, :], (new, modes[t], rank)))
             lost.insert(0, tail)
             x, rank = rows @ adjoint(vh[:new, :]), new

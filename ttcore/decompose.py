@@ -25,7 +25,9 @@ from ttcore.streaming import Stream
 from ttcore.truncation import Info, check_eps, check_max_rank, per_bond
 from ttcore.typing import RNG, Array, Cores
 
-MERGED = 64  # columns up to which trailing modes are merged: wide enough to compute at speed
+MERGED = 64  # columns up to which trailing modes are merged for a Gram matrix, and
+WIDE = 256  # for a sample or a sketch, of arrays with so many entries that
+LARGE = 2**22  # memory for what is left counts more than the time that a vain sample takes
 METHODS = ("svd", "randomized")
 TALL = 4  # rows per column from which a matrix is worth a pass for its Gram matrix
 
@@ -156,7 +158,7 @@ def _widest(a: Array | Stream, *, by_gram: bool = False) -> int:
     """Columns up to which modes are merged; Gram matrices are the slower, the more there are."""
     if isinstance(a, Stream):
         return streaming.NARROWEST if by_gram else a.widest
-    return MERGED
+    return MERGED if by_gram or math.prod(a.shape) < LARGE else WIDE
 
 
 def _unfolding(a: Array | Stream, modes: list[int], kept: int, rank: int) -> Array | Stream:

@@ -16,7 +16,8 @@ from ttcore.typing import Array
 # Sizes of which gesdd starts the threads of BLAS, for nothing: they then stay awake for tens of
 # milliseconds, in the way of our own. gesvd keeps to one thread there.
 ALONE = range(33, 65)
-WIDE = 4  # columns per row from which a QR decomposition comes first: LAPACK's own LQ adds noise
+LONG = 4  # times its shorter side, a QR decomposition comes first: LAPACK's own LQ adds noise,
+# and its gesvd takes ten times as long for a tall matrix
 
 # NumPy and SciPy raise LinAlgError; Numba ValueError; torch a subclass of RuntimeError
 _FAILURES = (np.linalg.LinAlgError, ValueError, RuntimeError)
@@ -72,10 +73,14 @@ def svd(x: Array, what: str = "the matrix") -> tuple[Array, Array, Array]:
     to sqrt(u) only.
     """
     check_finite(x, what)
-    if x.shape[1] >= WIDE * x.shape[0]:
+    if x.shape[1] >= LONG * x.shape[0]:
         q, r = qr(adjoint(x))
         u, s, wh = svd(adjoint(r), what)
         return u, s, wh @ adjoint(q)
+    if x.shape[0] >= LONG * x.shape[1]:
+        q, r = qr(x)
+        u, s, vh = svd(r, what)
+        return q @ u, s, vh
     methods = (_gesdd, _gesvd, _by_eigh) if isinstance(x, np.ndarray) else (_gesdd, _by_eigh)
     if isinstance(x, np.ndarray) and min(x.shape) in ALONE:
         methods = (_gesvd, _gesdd, _by_eigh)

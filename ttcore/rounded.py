@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeVar, overload
 
 from ttcore import algebra
 from ttcore.arrays import check_same_library, common, namespace
+from ttcore.cores import ranks_of
 from ttcore.errors import TTShapeError, TTTypeError, TTValueError
 from ttcore.fitting import als, zip_up
 from ttcore.matrix import TTMatrix
@@ -81,9 +82,10 @@ def round_sum(
                 f"term {k} is no pair (number, train); round_sum takes [(c1, a1), (c2, a2), …]"
             )
     scaled = [number * train for number, train in terms]
-    operand: Operand = Sum(trains := [scaled[0]._paired(train)[1] for train in scaled])
-    if max(operand.ranks) <= LOW:  # formed at little cost, it may go through one compiled call
-        operand = Formed(algebra.add(*trains))
+    trains = [scaled[0]._paired(train)[1] for train in scaled]
+    # formed at little cost, a sum of small ranks may go through one compiled call
+    low = max(map(sum, zip(*map(ranks_of, trains), strict=True))) <= LOW
+    operand = Formed(algebra.add(*trains)) if low else Sum(trains)
     flat, info, center = round_operand(operand, eps=eps, max_rank=max_rank)
     rounded = scaled[0]._like(flat, center)
     return (rounded, info) if full_output else rounded

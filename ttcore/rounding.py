@@ -28,7 +28,7 @@ from ttcore.errors import TTValueError
 from ttcore.leading import leading
 from ttcore.operands import Formed, Operand, first_core
 from ttcore.orthogonal import reversed_cores
-from ttcore.rowspace import distortion, factor
+from ttcore.rowspace import FEW, distortion, factor, factor_of_product
 from ttcore.scaling import absorb, ldexp, unit
 from ttcore.sketching import CONFIDENCE, sketch
 from ttcore.small import is_small, round_small
@@ -103,8 +103,8 @@ def round_operand(
     d = len(operand.modes)
     eps, atol = check_eps(eps), check_eps(atol, "atol")
     caps = check_max_rank(max_rank, d)
-    if isinstance(operand, Formed) and method == "svd" and center is None and is_small(operand):
-        return round_small(operand.cores, operand.exponent, eps, caps, atol)
+    if isinstance(operand, Formed) and center is None and is_small(operand):
+        return round_small(operand.cores, operand.exponent, eps, caps, atol, method)
     # the bases are found out of autograd's reach: gradients flow through the projections alone,
     # and are those of the identity where nothing is discarded
     loose = d if center is None else center + 1  # cores from here on are orthonormal
@@ -149,13 +149,28 @@ def _right_factors(operand: Operand, loose: int, *, by_gram: bool) -> dict[int, 
     exponent = 0
     found: dict[int, tuple[Array, int]] = {}
     for k in range(last - 1, 0, -1):
-        rows = detached(operand.right(k, right))
-        r, n, p = rows.shape
-        rows, before = unit(xp.reshape(rows, (r, n * p)))
-        right, after = unit(factor(rows, by_gram=by_gram))
+        whole = _of_whole_rows(operand, k, right)
+        before = 0
+        if whole is None:
+            rows = detached(operand.right(k, right))
+            r, n, p = rows.shape
+            rows, before = unit(xp.reshape(rows, (r, n * p)))
+            whole = factor(rows, by_gram=by_gram)
+        right, after = unit(whole)
         exponent += before + after
         found[k] = right, exponent
     return found
+
+
+def _of_whole_rows(operand: Operand, k: int, right: Array) -> Array | None:
+    """The factor of the rows at bond k where none seems redundant, from one pass over the core."""
+    if not isinstance(operand, Formed) or not isinstance(right, np.ndarray):
+        return None
+    core = operand.cores[k]
+    r, n, _ = core.shape
+    if r <= FEW or not r <= right.shape[1] < n * r:
+        return None
+    return factor_of_product(core, right)
 
 
 def round_randomized(

@@ -26,6 +26,7 @@ from ttcore.typing import Array
 
 FEW = 32  # rows up to which LAPACK's QR is the quicker way
 DEPTH = 1e-3  # how far one Cholesky decomposition is trusted
+SMALLEST = 2.0**-300  # norm of a row that has not vanished
 
 
 def factor(c: Array, *, by_gram: bool = False) -> Array:
@@ -62,6 +63,23 @@ def factor(c: Array, *, by_gram: bool = False) -> Array:
     return astype(found, dtype_name(c.dtype)) if found.shape[1] else c[:, :1]  # all is zero
 
 
+def factor_of_product(core: np.ndarray, w: np.ndarray) -> Array | None:
+    """W of the rows (r, n p) of a core (r, n, s) times w (s, p), which are not formed.
+
+    None where one Gram matrix does not suffice: `factor` has to see them all. Both arrays of one
+    dtype, far from the ends of its range.
+    """
+    gram = np.zeros((len(core),) * 2, np.result_type(core, np.float64))
+    for j in range(core.shape[1]):  # a slice and its product stay in cache
+        rows = in_double(core[:, j, :] @ w)
+        gram += rows @ adjoint(rows)
+    sizes = np.sqrt(np.diagonal(gram).real)
+    if not sizes.min() > SMALLEST:
+        return None
+    root = _well_conditioned(gram / np.outer(sizes, sizes))
+    return None if root is None else astype(sizes[:, None] * root, dtype_name(core.dtype))
+
+
 def distortion(m: int, *, by_gram: bool = False) -> float:
     """Relative error of ‖v^H W‖ from factors of m rows, beside what rows lose on their own."""
     return m * 2.0**-53 / DEPTH**2 if m > FEW or by_gram else 0.0
@@ -93,7 +111,7 @@ class _Rounds:
             gram = self.rest @ adjoint(self.rest)
             sizes = np.sqrt(np.diagonal(gram).real)
             if not self.least.size:
-                if not sizes.min() > 2.0**-300:  # rows are zero, or their squares underflow
+                if not sizes.min() > SMALLEST:  # rows are zero, or their squares underflow
                     self._rescale()
                     continue
                 self.least = np.zeros(len(self.scale))
@@ -146,27 +164,32 @@ class _Rounds:
         self.rest, self.rows = self.rest[kept], self.rows[kept]
 
 
+def _well_conditioned(gram: np.ndarray) -> np.ndarray | None:
+    """The lower triangular L with L L^H == gram, where that is trusted; None otherwise."""
+    from scipy.linalg import lapack
+
+    condition: Any = getattr(lapack, "ztrcon" if np.iscomplexobj(gram) else "dtrcon")
+    try:
+        root = np.linalg.cholesky(gram)
+    except np.linalg.LinAlgError:
+        return None
+    return root if condition(root, uplo="L")[0] > DEPTH else None
+
+
 def _cholesky(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """``(root, order)`` of a Gram matrix with ones on its diagonal.
 
     gram == root @ root^H, but for directions below ``DEPTH``; rows ``order[:rank]`` of the root
     (m, rank) are lower triangular.
     """
+    root = _well_conditioned(gram)
+    if root is not None:
+        return root, np.arange(len(gram))
     from scipy.linalg import lapack
 
-    m = len(gram)
-    letter = "z" if np.iscomplexobj(gram) else "d"
-    condition: Any = getattr(lapack, f"{letter}trcon")
-    pivoted: Any = getattr(lapack, f"{letter}pstrf")
-    try:
-        root = np.linalg.cholesky(gram)
-    except np.linalg.LinAlgError:
-        pass
-    else:
-        if condition(root, uplo="L")[0] > DEPTH:
-            return root, np.arange(m)
+    pivoted: Any = getattr(lapack, "zpstrf" if np.iscomplexobj(gram) else "dpstrf")
     lower, pivots, rank, _ = pivoted(gram, tol=DEPTH**2, lower=1)
     order = pivots - 1
-    root = np.empty((m, rank), gram.dtype)
+    root = np.empty((len(gram), rank), gram.dtype)
     root[order] = np.tril(lower)[:, :rank]
     return root, order

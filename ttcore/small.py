@@ -30,9 +30,17 @@ def is_small(operand: Formed) -> bool:
 
 
 def round_small(
-    cores: Sequence[Array], exponent: int, eps: float, caps: Sequence[float], atol: float
+    cores: Sequence[Array],
+    exponent: int,
+    eps: float,
+    caps: Sequence[float],
+    atol: float,
+    method: str,
 ) -> tuple[Cores, Info, int | None]:
-    """As `rounding.round_operand` by its method 'svd', of the train ``2**exponent * cores``."""
+    """As `rounding.round_operand`, of the train ``2**exponent * cores``.
+
+    By Householder's reflections, whichever of 'svd' and 'gram' the method is to be called.
+    """
     from ttcore.kernels.cpu.sweep import sweep
 
     d, like = len(cores), cores[0]
@@ -55,4 +63,4 @@ def round_small(
     tails = [(float(x), int(e)) for x, e in zip(lost, shifts, strict=True)]
     error = math.hypot(*(ldexp(x, e - int(origin)) for x, e in tails)) / size if size else 0.0
     discarded = tuple(ldexp(x, e + exponent) for x, e in tails)
-    return done, Info(error, "measured", ranks_of(done), discarded, "svd"), center
+    return done, Info(error, "measured", ranks_of(done), discarded, method), center

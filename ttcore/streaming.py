@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ttcore.arrays import adjoint, in_double, largest
+from ttcore.arrays import in_double, largest
 from ttcore.factorisations import not_finite, triangle
 from ttcore.kernels import dispatch
 from ttcore.kernels.dispatch import tsqr
@@ -222,7 +222,7 @@ def householder(a: Stream, *, scale: float = 1.0) -> Array:
     return found
 
 
-def sampled_basis(a: Stream, tolerance: float) -> Array | None:
+def sampled_rows(a: Stream, tolerance: float) -> Array | None:
     """See ``kernels.portable.tsqr``.
 
     Another pass costs more here than some columns too many: where no gap shows, the basis is to
@@ -230,12 +230,12 @@ def sampled_basis(a: Stream, tolerance: float) -> Array | None:
     """
     m = a.shape[1]
     rows = a.sample(max(tsqr.SAMPLED, min(tsqr.SAMPLES * m, SAMPLES)))
-    found = tsqr.row_space(rows)
+    shape, found = rows.shape, tsqr.row_space(rows)
     if found is None:
         return None
-    tails, vh = found
+    tails, rows = found
     for share, part in ((1e-3, 8), (1.0 / tsqr.GAP, 8), (1.0, 2)):
         rank = int(np.sum(tails > share * tolerance))
-        if 0 < part * rank <= min(rows.shape):
-            return adjoint(vh[:rank])
+        if 0 < part * rank <= min(shape):
+            return rows[:rank]
     return None

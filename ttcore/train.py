@@ -255,6 +255,7 @@ class Train(Chain):
         method : {'svd', 'gram', 'randomized'}
             'svd', the usual choice; the same by Gram matrices alone, where QR is slow, as on a GPU;
             a random sketch whose size doubles until independent probes find the error small enough.
+            Long NumPy trains of small ranks go through the same compiled call by 'svd' and 'gram'.
         rng : seed or Generator
             For 'randomized'.
         full_output : bool

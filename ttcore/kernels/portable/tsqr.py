@@ -61,13 +61,14 @@ def gram(a: Array, *, scale: float = 1.0, basis: Array | None = None) -> Array:
     return total
 
 
-def sampled_basis(a: np.ndarray[Any, Any], tolerance: float) -> Array | None:
-    """An orthonormal basis (m, r), double precision, of what some of the rows span.
+def sampled_rows(a: np.ndarray[Any, Any], tolerance: float) -> Array | None:
+    """Orthogonal rows (r, m), double precision, that stand for some of the rows of a.
 
     Contract
         a          (N, m) NumPy array
-        tolerance  relative norm of what the basis may miss of the sampled rows
-        result     None where r would exceed half of m, where the singular values show no gap at
+        tolerance  relative norm of what the result may miss of the sampled rows
+        result     singular values, relative to the norm of all, times right singular vectors.
+                   None where r would exceed half of m, where the singular values show no gap at
                    the tolerance, or where the rows are not finite or vanish
     The rows are drawn by a fixed rule, so that equal arrays have equal samples. Whether they stand
     for the others is not known from them alone: `deflate` tells.
@@ -75,17 +76,20 @@ def sampled_basis(a: np.ndarray[Any, Any], tolerance: float) -> Array | None:
     n, m = a.shape
     if GAP * tolerance >= 1.0 or (m > NARROW and n < 32 * m):
         return None  # no gap can show; or the sample costs more than it saves
-    chosen = np.random.default_rng(n).integers(0, n, max(SAMPLED, SAMPLES * m))
-    found = row_space(a[np.sort(chosen), :])
+    generator = np.random.default_rng(n)
+    rows = a[np.sort(generator.integers(0, n, max(SAMPLED, SAMPLES * m))), :]
+    if m > NARROW:  # an SVD of all of them takes longer than a pass: random combinations do
+        rows = generator.standard_normal((NARROW, len(rows))) @ rows
+    found = row_space(rows)
     if found is None:
         return None
-    tails, vh = found
+    tails, rows = found
     rank, sure = (int(np.sum(tails > x * tolerance)) for x in (1.0, GAP))
-    return adjoint(vh[:rank]) if rank == sure and 2 * rank <= m else None
+    return rows[:rank] if rank == sure and 2 * rank <= min(m, NARROW) else None
 
 
 def row_space(rows: np.ndarray[Any, Any]) -> tuple[Array, Array] | None:
-    """``(tails, vh)``: the norm that the first 0, 1, 2, ... rows of vh miss, relative; and vh.
+    """``(tails, s vh)`` of an SVD, relative to the norm: what the first 0, 1, 2, ... rows miss.
 
     None where the rows are not finite or vanish.
     """
@@ -95,7 +99,7 @@ def row_space(rows: np.ndarray[Any, Any]) -> tuple[Array, Array] | None:
         return None
     _, s, vh = svd(triangle(rows / size), "the sampled rows")
     tails = np.sqrt(np.cumsum(s[::-1] ** 2))[::-1]
-    return tails / tails[0], vh
+    return tails / tails[0], s[:, None] / tails[0] * vh
 
 
 def plain_gram_floor(m: int, unit: float) -> float:
