@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -227,13 +228,27 @@ def test_matrices_are_permuted_block_by_block(shape, eps):
         dense_matrix(tt.random_matrix(rows, cols, 2, rng=0)).astype(float),
         rng.standard_normal((math.prod(rows), math.prod(cols))),
     ):
-        source = Recorded(A)
-        W, info = tt.matrix_from_dense(source, rows, cols, eps=eps, full_output=True)
-        assert (W.row_modes, W.col_modes) == (tuple(rows), tuple(cols))
-        pairs = [m * n for m, n in zip(rows, cols, strict=True)]
-        error, size = np.linalg.norm(dense_matrix(W) - A), np.linalg.norm(A)
-        assert error <= ((eps or 0) + floor(A, pairs)) * size
-        assert error <= (info.error + floor(A, pairs)) * size
+        for source in (Recorded(A), A):
+            W, info = tt.matrix_from_dense(source, rows, cols, eps=eps, full_output=True)
+            assert (W.row_modes, W.col_modes) == (tuple(rows), tuple(cols))
+            pairs = [m * n for m, n in zip(rows, cols, strict=True)]
+            error, size = np.linalg.norm(dense_matrix(W) - A), np.linalg.norm(A)
+            assert error <= ((eps or 0) + floor(A, pairs)) * size
+            assert error <= (info.error + floor(A, pairs)) * size
+
+
+def test_a_large_matrix_in_memory_is_not_copied_whole(monkeypatch):
+    monkeypatch.undo()  # blocks of the usual size
+    modes = (4,) * 6
+    A = tt.random_matrix(modes, modes, 2, rng=0).to_dense()
+    tracemalloc.start()
+    try:
+        W = tt.matrix_from_dense(A, modes, modes, eps=1e-6)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert W.ranks == (1, 2, 2, 2, 2, 2, 1)
+    assert peak < A.nbytes / 2
 
 
 def test_what_is_not_finite_in_a_matrix_is_named_by_row_and_column():

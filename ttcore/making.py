@@ -7,7 +7,7 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from ttcore import construct, joining
+from ttcore import construct, joining, sources
 from ttcore.arrays import as_array, dtype_name, namespace
 from ttcore.cores import as_four_way, check_modes
 from ttcore.decompose import tt_svd
@@ -187,6 +187,11 @@ def matrix_from_dense(
     TTValueError, TTTypeError
         As in `from_dense`.
 
+    Notes
+    -----
+    The entries are brought into the order of the modes block by block where NumPy's array is large,
+    never by a copy of the whole.
+
     Examples
     --------
     >>> import numpy as np
@@ -219,7 +224,8 @@ def matrix_from_dense(
                 f"choose modes whose product is {length}, or pad A"
             )
     with meter(progress) as reading:
-        if outside:
+        if outside or (isinstance(a, np.ndarray) and a.nbytes > sources.SMALL):
+            # in blocks, each permuted on its way: a permuted copy of all would be as large again
             axes = [(m > 1) + (n > 1) for m, n in zip(rows, cols, strict=True)]
             stream = Stream(Paired(a, "A", reading, rows, cols), axes)
             cores, info, center = tt_svd(stream, eps=eps, max_rank=max_rank, method=method, rng=rng)
