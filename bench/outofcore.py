@@ -3,8 +3,8 @@
     python bench/outofcore.py FILE [--gib 16] [--rounds 2]
 
 A file of rank 16 and noise 1e-10 is written once, and read by fresh processes: in blocks of 16 MiB
-by plain reads, in the same blocks through a memory map, and by ``tt.from_dense``. The page cache is
-asked to forget the file before each, unless --warm. Memory is what the process had at its peak.
+by plain reads, and by ``tt.from_dense`` of a memmap. The page cache is asked to forget the file
+before each, unless --warm. Memory is what the process had at its peak.
 """
 
 import argparse
@@ -22,7 +22,6 @@ MEASURE = """
 import json, os, resource, sys, time
 import numpy as np
 import ttcore as tt
-from ttcore.sources import _Pages
 
 path, shape, what = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
 warm = tt.random((4,) * 10, 16, rng=0).to_dense()
@@ -36,14 +35,6 @@ if what == "read":
     with open(path, "rb", buffering=0) as file:
         for _ in range(mapped.nbytes // 2**24):
             file.readinto(buffer)
-elif what == "map":
-    flat, pages = mapped.reshape(-1, 2**21), _Pages(mapped)
-    buffer = np.empty(2**21)
-    for number, row in enumerate(flat):
-        for later in flat[number : number + 2]:
-            pages.ask(later)
-        np.copyto(buffer, row)
-        pages.let_go()
 else:
     t, info = tt.from_dense(mapped, eps=1e-8, full_output=True)
     answer = {"rank": max(t.ranks), "error": info.error}
@@ -103,7 +94,7 @@ def main():
     if not args.file.exists():
         write(args.file, shape_of(count))
     for _ in range(args.rounds):
-        for what in ("read", "map", "ttcore"):
+        for what in ("read", "ttcore"):
             found = measured(args.file, shape_of(count), what, args.warm)
             print(what, {k: round(v, 2) if k != "error" else v for k, v in found.items()})
             if what == "ttcore":

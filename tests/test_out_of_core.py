@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import ttcore as tt
 from ttcore import sources, streaming
+from ttcore.mapped import Mapped
 from ttcore.testing import DTYPES, dense, dense_matrix
 
 TOLERANCES = [None, 1e-1, 1e-3, 1e-6, 1e-9]
@@ -204,6 +205,38 @@ def test_memmaps(tmp_path, order, mode):
     check(a[::2, ::-1], 1e-8, made=lambda _: mapped[::2, ::-1])
     check(a.T, 1e-8, made=lambda _: mapped.T)
     assert (mapped == a).all()
+
+
+@pytest.mark.parametrize("fate", ["replaced", "removed"])
+def test_a_mapped_file_is_read_whatever_its_name_stands_for_now(tmp_path, fate):
+    a = low_rank((20, 30, 40), np.float64)
+    path = tmp_path / "a.npy"
+    np.save(path, a)
+    mapped = np.load(path, mmap_mode="r")
+    path.unlink()
+    if fate == "replaced":
+        np.save(path, np.zeros_like(a))
+    check(a, 1e-8, made=lambda _: mapped)
+
+
+def test_a_map_may_begin_anywhere_in_its_file(tmp_path):
+    a = low_rank((20, 30, 40), np.float64)
+    (tmp_path / "a").write_bytes(bytes(10_008) + a.tobytes())
+    mapped = np.memmap(tmp_path / "a", a.dtype, "r", offset=10_008, shape=a.shape)
+    check(a, 1e-8, made=lambda _: mapped)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the map itself is read")
+def test_a_mapped_file_is_read_without_its_pages(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(1000.0))
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
+    out = np.empty(300)
+    assert Mapped(mapped).read(mapped[100:400], out)
+    np.testing.assert_array_equal(out, np.arange(100.0, 400.0))
+    with (tmp_path / "a.npy").open("r+b") as file:
+        file.truncate(128 + 8 * 150)
+    with pytest.raises(EOFError, match="within the array"):
+        Mapped(mapped).read(mapped[100:400], out)
 
 
 @pytest.mark.parametrize("chunks", [None, (7, 7, 7)])

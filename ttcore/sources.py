@@ -1,18 +1,17 @@
 """Where blocks come from: files, data sets, or objects that make them as they are asked for."""
 
 import math
-import mmap
 from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
 import array_api_compat
 import numpy as np
-from numpy.lib.array_utils import byte_bounds
 
 from ttcore.arrays import compute_dtype
 from ttcore.errors import TTShapeError, TTTypeError
 from ttcore.linear import pairing
+from ttcore.mapped import Mapped
 from ttcore.progress import Meter
 from ttcore.typing import Array
 
@@ -52,7 +51,7 @@ class Source:
 
     def __init__(self, data: Any, what: str, meter: Meter) -> None:
         self.data, self.what, self.meter = data, what, meter
-        self._pages = _Pages(data)
+        self._mapped = Mapped(data)
         self.shape = tuple(int(n) for n in data.shape)
         try:
             self.stored = np.dtype(data.dtype)
@@ -69,8 +68,8 @@ class Source:
 
     def ask(self, key: Key) -> None:
         """Have a mapped file read there, without waiting for it."""
-        if self._pages.usable:
-            self._pages.ask(self._piece(key))
+        if self._mapped.usable:
+            self._mapped.ask(self._piece(key))
 
     def read(self, key: Key, out: Array) -> Array:
         """The entries at ``key`` in ``out``, a flat array that has room for them."""
@@ -84,8 +83,9 @@ class Source:
                 f"{self.what}[{key}] gave {piece.dtype} of shape {piece.shape}, expected {shape}: "
                 f"its shape is {self.shape}"
             )
-        np.copyto(block, piece, casting="unsafe")
-        self._pages.let_go()
+        if not self._mapped.read(piece, block):
+            np.copyto(block, piece, casting="unsafe")
+            self._mapped.let_go()
         return block
 
     def _piece(self, key: Key) -> Any:
@@ -155,35 +155,6 @@ class Paired(Source):
 
 def _shape_of(key: Key, shape: Sequence[int]) -> tuple[int, ...]:
     return (*(k.stop - k.start for k in key), *shape[len(key) :])
-
-
-class _Pages:
-    """The pages of a mapped file: asked for in one go, and let go when they were read.
-
-    The system reads a file in larger pieces when it knows what is wanted, and mapped pages count as
-    memory of this process. A copy-on-write map is left alone: its pages hold changes.
-    """
-
-    def __init__(self, data: Any) -> None:
-        mapped = getattr(data, "_mmap", None) if isinstance(data, np.memmap) else None
-        usable = isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED")  # not on Windows
-        self._map: Any = mapped if usable and data.mode != "c" else None
-
-    @property
-    def usable(self) -> bool:
-        return self._map is not None
-
-    def ask(self, piece: Any) -> None:
-        low, high = byte_bounds(piece)
-        if high - low > 2 * piece.nbytes:  # much between its parts is not wanted
-            return
-        base = np.frombuffer(self._map, np.uint8).ctypes.data
-        start = (low - base) // mmap.PAGESIZE * mmap.PAGESIZE
-        self._map.madvise(mmap.MADV_WILLNEED, start, high - base - start)
-
-    def let_go(self) -> None:
-        if self._map is not None:
-            self._map.madvise(mmap.MADV_DONTNEED)
 
 
 def keys_of_blocks(shape: Sequence[int], axes: int, most: int) -> Iterator[Key]:
