@@ -87,7 +87,7 @@ def broadcast_shapes(x: Cores, y: Cores) -> tuple[int, ...]:
 
 def add(*trains: Cores) -> Cores:
     """Sum of trains of equal modes; ranks add up."""
-    every = common([core for train in beside_each_other(trains) for core in train])
+    every = common([core for train in beside_each_other(trains)[0] for core in train])
     d = len(trains[0])
     cores = [every[k::d] for k in range(d)]  # those of the first mode, of the second, ...
     if d == 1:

@@ -63,9 +63,10 @@ class Sum:
 
     def __init__(self, trains: Sequence[Cores]) -> None:
         d = len(trains[0])
-        every = common([core for cores in beside_each_other(trains) for core in cores])
+        trains, tame_as_is = beside_each_other(trains)
+        every = common([core for cores in trains for core in cores])
         terms = [every[k : k + d] for k in range(0, len(every), d)]
-        pairs = [tame_cores(cores) for cores in terms]
+        pairs = [(list(cores), 0) if tame_as_is else tame_cores(cores) for cores in terms]
         self.exponent = max(exponent for _, exponent in pairs)
         if any(exponent for _, exponent in pairs):  # some cores were scaled: all must be
             pairs = [unit_cores(cores) for cores in terms]

@@ -132,7 +132,7 @@ def evened(cores: Sequence[Array]) -> Cores:
 
 def evening(cores: Sequence[Array]) -> list[int]:
     """The exponents of the powers of two by which `evened` multiplies the cores; they sum to 0."""
-    return _evening(cores, _exponents(cores))
+    return _evening(cores, [exponent for exponent, _ in map(_sized, cores)])
 
 
 def _evening(cores: Sequence[Array], exponents: list[int]) -> list[int]:
@@ -143,26 +143,30 @@ def _evening(cores: Sequence[Array], exponents: list[int]) -> list[int]:
     return [share + (k < rest) - exponent for k, exponent in enumerate(exponents)]
 
 
-def _exponents(cores: Sequence[Array]) -> list[int]:
-    """Of the norms or the largest entries, which differ by little beside the range."""
-    cheap = map(_exponent_of_norm, cores)
-    return [
-        unit_exponent(core) if exponent is None else exponent
-        for core, exponent in zip(cores, cheap, strict=True)
-    ]
+def _sized(core: Array) -> tuple[int, bool]:
+    """Exponent of the norm or of the largest entry, and whether the core `is_ordinary`.
+
+    The two exponents differ by little beside the range.
+    """
+    exponent = _exponent_of_norm(core)
+    return (unit_exponent(core), False) if exponent is None else (exponent, True)
 
 
-def beside_each_other(trains: Sequence[Cores]) -> list[Cores]:
-    """The trains, each evened, as the blocks of a sum need them.
+def beside_each_other(trains: Sequence[Cores]) -> tuple[list[Cores], bool]:
+    """The trains, each evened, as the blocks of a sum need them; and whether all are tame as is.
 
     A train with a core of zeros vanishes whatever its other cores are: these are brought to the
     size of those that they will stand beside, and the zeros take what that changes.
     """
     if len(trains[0]) == 1:
-        return [tuple(cores) for cores in trains]
-    exponents = [_exponents(cores) for cores in trains]
+        return [tuple(cores) for cores in trains], False
+    sized = [[_sized(core) for core in cores] for cores in trains]
+    exponents = [[exponent for exponent, _ in cores] for cores in sized]
     shifts = [_evening(cores, own) for cores, own in zip(trains, exponents, strict=True)]
-    zeros = [next((k for k, core in enumerate(x) if _is_zero(core)), None) for x in trains]
+    zeros = [
+        next((k for k, (_, ordinary) in enumerate(own) if not ordinary and _is_zero(x[k])), None)
+        for x, own in zip(trains, sized, strict=True)
+    ]
     sizes = [
         [e + s for e, s in zip(own, shift, strict=True)]
         for own, shift, zero in zip(exponents, shifts, zeros, strict=True)
@@ -174,11 +178,14 @@ def beside_each_other(trains: Sequence[Cores]) -> list[Cores]:
                 min(site) - e for site, e in zip(zip(*sizes, strict=True), own, strict=True)
             ]
             shift[zero] -= sum(shift)
-    return [tuple(map(shifted, cores, shift)) for cores, shift in zip(trains, shifts, strict=True)]
+    if not any(any(shift) for shift in shifts):
+        tame_as_is = all(ordinary for own in sized for _, ordinary in own)
+        return [tuple(cores) for cores in trains], tame_as_is
+    return [tuple(map(shifted, x, shift)) for x, shift in zip(trains, shifts, strict=True)], False
 
 
 def _is_zero(core: Array) -> bool:
-    return not is_ordinary(core) and largest(core) == 0
+    return largest(core) == 0
 
 
 def absorb(cores: list[Array], exponent: int, center: int | None) -> tuple[Cores, int | None]:
