@@ -352,6 +352,43 @@ def test_a_trained_layer_is_taken_over():
     assert TTLinear.from_dense(half, eps=0.1).bias is None
 
 
+def test_what_was_suggested_is_taken_over_padding_included():
+    torch.manual_seed(0)
+    linear = nn.Linear(37, 23)
+    best = tt.layers.suggest(linear.weight, eps=1e-6).best
+    assert np.prod(best.in_modes) > 37
+    layer = TTLinear.from_dense(linear, best.in_modes, best.out_modes, pad=True)
+    assert (layer.in_features, layer.out_features) == (37, 23)
+    assert layer.bias.shape == (23,)
+    assert "in_features=37" in repr(layer)
+    x = torch.randn(2, 6, 37, requires_grad=True)
+    y = layer(x)
+    assert y.is_contiguous()
+    torch.testing.assert_close(y, linear(x))
+    gy = torch.randn_like(y)
+    exact = torch.autograd.grad(linear(x), [x, linear.bias], gy)
+    for a, b in zip(torch.autograd.grad(y, [x, layer.bias], gy), exact, strict=True):
+        torch.testing.assert_close(a, b)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), y)
+    with pytest.warns(UserWarning, match="23 x 37"):
+        torch.testing.assert_close(layer.weight, linear.weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+
+
+def test_sizes_below_those_of_the_modes_are_checked():
+    layer = TTLinear((4, 10), (4, 6), 2, in_features=37, out_features=23)
+    assert layer(torch.ones(37)).shape == (23,)
+    for length in (36, 40):
+        with pytest.raises(tt.TTShapeError, match=r"in_features=37"):
+            layer(torch.ones(length))
+    with pytest.raises(tt.TTShapeError, match=r"in_features=41 must be 1..40"):
+        TTLinear((4, 10), (4, 6), 2, in_features=41)
+    with pytest.raises(tt.TTShapeError, match="multiply to"):
+        TTLinear.from_dense(nn.Linear(37, 23), (4, 10), (4, 6))
+
+
 def test_weight_is_built_differentiable_and_announced_once():
     layer = layer_of("layer")
     with pytest.warns(UserWarning, match="15 x 28"):

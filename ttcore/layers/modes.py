@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from ttcore.cores import check_modes
+from ttcore.cores import check_modes, short
 from ttcore.errors import TTShapeError
 from ttcore.factorise import near_equal_modes
 
@@ -27,6 +27,23 @@ def check_layer_modes(in_modes: Any, out_modes: Any) -> tuple[tuple[int, ...], t
             "takes one of both: fill up the shorter with modes of 1"
         )
     return ins, outs
+
+
+def check_size(name: str, size: int | None, modes: tuple[int, ...]) -> int:
+    """Number of features where the modes may multiply to more; by default what they multiply to.
+
+    Raises
+    ------
+    TTShapeError
+        If the modes multiply to less, or the size is below 1.
+    """
+    most = math.prod(modes)
+    size = most if size is None else int(size)
+    if not 1 <= size <= most:
+        raise TTShapeError(
+            f"{name}={size} must be 1..{most}: the modes {short(modes)} multiply to {most}"
+        )
+    return size
 
 
 def padded_modes(size: int, count: int) -> tuple[int, ...]:
