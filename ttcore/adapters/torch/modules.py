@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ttcore.adapters.torch.dense import dense_weight
 from ttcore.adapters.torch.ops import tt_linear
 from ttcore.errors import TTShapeError
 from ttcore.layers.init import init_cores
@@ -106,7 +107,7 @@ class TTLinear(nn.Module):
     @classmethod
     def from_dense(
         cls,
-        linear: nn.Linear,
+        linear: Any,
         in_modes: Sequence[int] | None = None,
         out_modes: Sequence[int] | None = None,
         *,
@@ -118,7 +119,7 @@ class TTLinear(nn.Module):
 
         Parameters
         ----------
-        linear : torch.nn.Linear
+        linear : torch.nn.Linear, or Conv1D of transformers
             Not changed; device, dtype and bias are taken over.
         in_modes, out_modes, eps, max_rank, pad
             As in `ttcore.layers.FC.from_dense`. What `ttcore.layers.suggest` proposes may need
@@ -131,7 +132,7 @@ class TTLinear(nn.Module):
         >>> TTLinear.from_dense(torch.nn.Linear(64, 32), (4, 4, 4), (4, 4, 2), max_rank=5)
         TTLinear(in_modes=(4, 4, 4), out_modes=(4, 4, 2), ranks=(1, 5, 5, 1), bias=True)
         """
-        weight = linear.weight.detach()
+        weight = dense_weight(linear)
         found = FC.from_dense(
             weight.float() if weight.dtype in {torch.float16, torch.bfloat16} else weight,
             in_modes,
@@ -191,8 +192,15 @@ class TTLinear(nn.Module):
                 "at each call; the layer itself never does",
                 stacklevel=2,
             )
+        return self.to_dense().to(self.cores[0].dtype)
+
+    def to_dense(self) -> Tensor:
+        """The dense weight (out_features, in_features); of half precision, in float32.
+
+        Differentiable: gradients reach the cores.
+        """
         dense: Tensor = TTMatrix(self._cores()).to_dense()
-        return dense[: self.out_features, : self.in_features].to(self.cores[0].dtype)
+        return dense[: self.out_features, : self.in_features]
 
     def extra_repr(self) -> str:
         """Modes and ranks, and the sizes where the modes do not tell them."""
