@@ -85,7 +85,7 @@ class TTDelta(nn.Module):
         outputs, inputs = weight.shape
         if in_modes is None or out_modes is None:
             out_modes, in_modes = usual_modes(outputs, inputs)
-        self.base = base.requires_grad_(False)
+        self.base = base
         self.delta = TTLinear(
             in_modes,
             out_modes,
@@ -99,6 +99,7 @@ class TTDelta(nn.Module):
         )
         self.train(base.training)
         nn.init.zeros_(self.delta.cores[-1])
+        base.requires_grad_(False)  # not before everything is known to fit
 
     @property
     def in_features(self) -> int:

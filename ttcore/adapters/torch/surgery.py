@@ -182,6 +182,8 @@ class _Goal:
 
 def _matching(patterns: Patterns, what: str, places: list[Place]) -> dict[str, str]:
     """For each name that matches, its pattern."""
+    if not isinstance(patterns, str | Sequence | None):
+        raise TTTypeError(f"{what}={patterns!r}, expected a glob pattern such as 'fc*', or several")
     listed = [patterns] if isinstance(patterns, str) else list(patterns or ())
     names = [name for place in places for name in place.names]
     found: dict[str, str] = {}
