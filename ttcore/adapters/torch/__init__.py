@@ -16,8 +16,9 @@ backward. Tensors on the CPU share memory with the compiled kernels, which use
 from ttcore.adapters.torch.delta import TTDelta
 from ttcore.adapters.torch.modules import TTLinear
 from ttcore.adapters.torch.ops import tt_linear
+from ttcore.adapters.torch.rebuilding import rebuild_layers
 from ttcore.adapters.torch.report import LayerReport, Report
-from ttcore.adapters.torch.surgery import rebuild_layers, replace_layers
+from ttcore.adapters.torch.surgery import replace_layers
 
 __all__ = [
     "LayerReport",

@@ -1,11 +1,14 @@
 """The fully-connected layers of a model: where they are, and who shares their weights."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ttcore.adapters.torch.dense import dense_weight, is_dense
+from ttcore.adapters.torch.modules import TTLinear
 from ttcore.errors import TTTypeError
 
 _WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel"}
@@ -58,6 +61,21 @@ def _is_layer(module: nn.Module) -> bool:
         return True
     sizes = [getattr(module, name, None) for name in ("in_features", "out_features")]
     return all(isinstance(size, int) for size in sizes) and not any(map(is_dense, module.modules()))
+
+
+def in_place_of(place: Place, new: TTLinear) -> TTLinear:
+    """The new layer with the bias itself, and the flags, of the one that is there."""
+    old: Any = place.module
+    new.bias = old.bias
+    new.cores.requires_grad_(old.weight.requires_grad)
+    return new.train(old.training)
+
+
+def exchange(changes: Sequence[tuple[Place, TTLinear]]) -> None:
+    """Nothing here can fail half-way: the children of modules are the values of a dict."""
+    for place, new in changes:
+        for parent, key in place.parents:
+            parent._modules[key] = new
 
 
 class Memory:
