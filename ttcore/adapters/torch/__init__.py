@@ -6,6 +6,6 @@ backward. Tensors on the CPU share memory with the compiled kernels, which use
 """
 
 from ttcore.adapters.torch.modules import TTLinear
-from ttcore.adapters.torch.ops import tt_linear
+from ttcore.adapters.torch.ops import decompositions, tt_linear
 
-__all__ = ["TTLinear", "tt_linear"]
+__all__ = ["TTLinear", "decompositions", "tt_linear"]
