@@ -245,42 +245,6 @@ def test_transformations_of_functions(layer):
     torch.testing.assert_close(both[0], layer(x))
 
 
-# precision
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_in_and_out(dtype):
-    layer = layer_of("layer", torch.float32)
-    exact = copy.deepcopy(layer)
-    layer = layer.to(dtype)
-    exact.load_state_dict({k: v.float() for k, v in layer.state_dict().items()})
-    x = torch.randn(6, 28).to(dtype).requires_grad_()
-    y = layer(x)
-    assert y.dtype == dtype
-    torch.testing.assert_close(y, exact(x.float()).to(dtype), rtol=0, atol=0)
-    y.float().square().sum().backward()
-    assert {x.grad.dtype, *(p.grad.dtype for p in layer.parameters())} == {dtype}
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), y)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_autocast_gives_the_output_in_its_dtype_and_gradients_in_that_of_the_parameters(dtype):
-    layer = layer_of("layer", torch.float32)
-    x = torch.randn(6, 28)
-    with torch.autocast("cpu", dtype):
-        y = layer(x)
-        assert y.dtype == dtype
-        assert layer(x.to(dtype)).dtype == dtype
-        assert layer_of("layer")(x.double()).dtype == torch.float64  # as torch.nn.Linear
-    torch.testing.assert_close(y, layer(x).to(dtype))
-    y.float().sum().backward()
-    assert all(p.grad.dtype == torch.float32 for p in layer.parameters())
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    with torch.autocast("cpu", dtype):
-        torch.testing.assert_close(compiled(x), y)
-
-
 # the module
 
 

@@ -3,6 +3,7 @@
 =================  ==============================================================================
 `TTLinear`         takes the place of `torch.nn.Linear`
 `tt_linear`        the function that it calls
+`decompositions`   its operators as torch's own products, for exporters
 `replace_layers`   exchanges the dense layers of a trained model for `TTLinear`
 `rebuild_layers`   does so in a new model, to load what was saved
 `TTDelta`          a frozen dense layer plus a TT-matrix that is trained, starting at zero
@@ -15,7 +16,7 @@ backward. Tensors on the CPU share memory with the compiled kernels, which use
 
 from ttcore.adapters.torch.delta import TTDelta
 from ttcore.adapters.torch.modules import TTLinear
-from ttcore.adapters.torch.ops import tt_linear
+from ttcore.adapters.torch.ops import decompositions, tt_linear
 from ttcore.adapters.torch.rebuilding import rebuild_layers
 from ttcore.adapters.torch.report import LayerReport, Report
 from ttcore.adapters.torch.surgery import replace_layers
@@ -25,6 +26,7 @@ __all__ = [
     "Report",
     "TTDelta",
     "TTLinear",
+    "decompositions",
     "rebuild_layers",
     "replace_layers",
     "tt_linear",
