@@ -158,6 +158,17 @@ def test_mode_device_dtype_bias_and_flags_are_kept():
         assert 0 < report["0"].error <= 1.01
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_model_on_a_gpu_stays_there():
+    net = network().cuda()
+    old = copy.deepcopy(net)
+    report = replace_layers(net, eps=1e-3)
+    assert len(report.replaced) == 2
+    assert all(p.is_cuda for p in net.parameters())
+    x = torch.randn(3, 96, dtype=torch.float64, device="cuda")
+    assert torch.dist(net(x), old(x)) < 0.01 * old(x).norm()
+
+
 def test_a_layer_in_two_places_stays_one_layer():
     linear = nn.Linear(64, 64)
     block = nn.Sequential(nn.Linear(64, 64))
@@ -425,6 +436,16 @@ def test_a_new_model_is_rebuilt_from_the_state_dict():
     for name in ("a", "b"):
         x = torch.randn(3, model[name].in_features, dtype=torch.float64)
         assert torch.equal(new[name](x), model[name](x))
+
+
+def test_a_model_without_values_is_rebuilt_without_values():
+    state = nn.Sequential(TTLinear((8, 8), (8, 8), 2)).state_dict()
+    model = nn.Sequential(nn.Linear(64, 64, device="meta"))
+    rebuild_layers(model, state)
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+    model.load_state_dict(state, assign=True)
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+    assert model(torch.ones(64)).shape == (64,)
 
 
 def test_state_dicts_that_do_not_fit_are_refused():
