@@ -23,6 +23,10 @@ BLOCK = 2**22  # bytes that the rows of one block take in float32, those of x an
 _Array = np.ndarray[Any, Any]
 
 
+_silent = np.errstate(all="ignore")  # infinities and NaN pass without a word, as in torch
+
+
+@_silent
 def run(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> Tensor:
     """`fc.forward`."""
     arrays = [_array(g) for g in cores]
@@ -44,6 +48,7 @@ def run(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> Tensor:
     return y
 
 
+@_silent
 def run_backward(x: Tensor, cores: Sequence[Tensor], gy: Tensor) -> list[Tensor]:
     """Gradients of x and the cores by `fc.backward`, in the dtypes of their operands."""
     arrays = [_array(g) for g in cores]
