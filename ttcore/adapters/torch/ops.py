@@ -143,7 +143,7 @@ def _backward(ctx: Any, gy: Tensor) -> tuple[Tensor, list[Tensor], Tensor | None
 def _gradient_of_bias(bias: Tensor | None, gy: Tensor) -> Tensor | None:
     if bias is None:
         return None
-    gbias = gy if gy.ndim == 1 else gy.flatten(0, -2).sum(0)
+    gbias = gy if gy.ndim == 1 else gy.sum(tuple(range(gy.ndim - 1)))
     if gbias.dtype == bias.dtype:
         return gbias
     return (gbias if bias.is_complex() or not gbias.is_complex() else gbias.real).to(bias.dtype)
