@@ -157,11 +157,16 @@ def test_gradcheck_passes_for_complex_numbers():
     torch.testing.assert_close(tt_linear(view, cores), tt_linear(view.resolve_conj(), cores))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
 @pytest.mark.parametrize("name", SHAPES)
-def test_operators_pass_the_checks_of_torch(name):
-    layer = layer_of(name)
-    x, cores, bias = arguments(layer, 3)
-    gy = torch.randn(3, layer.out_features, dtype=torch.float64, requires_grad=True)
+def test_operators_pass_the_checks_of_torch(name, dtype):
+    layer = layer_of(name, dtype)
+    cores = [g.detach().requires_grad_() for g in layer.cores]
+    bias = layer.bias
+    x, gy = (
+        torch.randn(3, size, dtype=dtype, requires_grad=True)
+        for size in (layer.in_features, layer.out_features)
+    )
     for shift in (bias, None):
         torch.library.opcheck(torch.ops.ttcore.fc.default, (x, cores, shift))
     torch.library.opcheck(torch.ops.ttcore.fc_backward.default, (x, cores, gy))
@@ -235,3 +240,18 @@ def test_transformations_of_functions(layer):
     stacked = {name: torch.stack([p, 2 * p]) for name, p in params.items()}
     both = torch.func.vmap(lambda p: torch.func.functional_call(layer, p, (x,)))(stacked)
     torch.testing.assert_close(both[0], layer(x))
+
+
+@FORWARD_MODE
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the compiler, about itself
+def test_compiled_transformations_are_right(layer):
+    """The compiler leaves the graph for them; the operator alone would give a tangent of zero."""
+    x = torch.randn(4, layer.in_features, dtype=torch.float64)
+    transformed = {
+        "vmap": torch.func.vmap(layer),
+        "grad": torch.func.grad(lambda x: layer(x).square().sum()),
+        "jvp": lambda x: torch.func.jvp(layer, (x,), (x,))[1],
+    }
+    for run in transformed.values():
+        torch._dynamo.reset()
+        torch.testing.assert_close(torch.compile(run, backend="aot_eager")(x), run(x))

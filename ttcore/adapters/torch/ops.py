@@ -46,11 +46,11 @@ def tt_linear(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None = None) ->
     >>> tt_linear(torch.ones(9), cores)
     tensor([36., 36., 36., 36.])
     """
-    if is_recorded():
+    if is_transformed():
+        y = fc_of_torch(x, cores, bias)
+    elif is_recorded():
         compute = fc_of_torch if torch.onnx.is_in_onnx_export() else torch.ops.ttcore.fc
         y = compute(x, list(cores), bias)
-    elif is_transformed():
-        y = fc_of_torch(x, cores, bias)
     elif is_watched() or not are_ordinary((x, bias, *cores)):
         y = torch.ops.ttcore.fc(x, list(cores), bias)
     else:
