@@ -6,7 +6,7 @@ ARGS ?=        # for pytest
 INSTALL = -m pip install --quiet $(if $(strip $(CONSTRAINTS)),-c $(strip $(CONSTRAINTS)))
 FROM = pyproject.toml $(strip $(CONSTRAINTS))
 BIN = .venv/bin
-ADAPTERS = tests/adapters ttcore/adapters tests/test_cpu_kernels.py $(shell grep -lE '"(torch|jax)[".]' tests/*.py)
+ADAPTERS = tests/adapters ttcore/adapters $(shell grep -lE 'torch|jax|mark\.adapters' tests/test_*.py)
 
 .PHONY: demo test lint bench bench-peers docs dist test-wheel test-adapters clean distclean
 .NOTPARALLEL:
@@ -45,7 +45,7 @@ test-wheel: dist .venv-wheel/.made $(FROM)
 
 # What needs a framework, and the kernels under an older Numba. Nothing may be skipped because a module is missing.
 test-adapters: .venv-adapters/.test
-	TTCORE_NOTHING_MISSING=1 .venv-adapters/bin/pytest $(ADAPTERS) $(ARGS)
+	TTCORE_NOTHING_MISSING=1 .venv-adapters/bin/pytest -m adapters $(ADAPTERS) $(ARGS)
 
 clean:
 	rm -rf build dist docs/_build demo-out .benchmarks .hypothesis .*_cache

@@ -2,7 +2,8 @@
 
     python bench/torch_overhead.py [--rounds 15] [--calls 300] [--threads 1]
 
-For each layer and batch, all in turns in one process, medians of the rounds:
+For each layer and batch, all in turns in one process, the best of the rounds (what others on the
+machine do only adds):
 
 * arrays: ``fc.forward``, or it and ``fc.backward``, on the NumPy arrays that the tensors share;
 * layer: ``layer(x)`` without and with autograd, and with ``torch.autograd.grad`` for x, all cores
@@ -16,7 +17,6 @@ For each layer and batch, all in turns in one process, medians of the rounds:
 import argparse
 import time
 from collections.abc import Callable
-from statistics import median
 from typing import Any
 
 import torch
@@ -97,7 +97,7 @@ def contenders(layer: TTLinear, batch: int) -> dict[str, Callable[[], Any]]:
 
 
 def measured(calls: dict[str, Callable[[], Any]], rounds: int, number: int) -> dict[str, float]:
-    """Microseconds a call: the median of the rounds, in each of which all take turns."""
+    """Microseconds a call: the best of the rounds, in each of which all take turns."""
     found: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(rounds + 1):
         for name, call in calls.items():
@@ -106,7 +106,7 @@ def measured(calls: dict[str, Callable[[], Any]], rounds: int, number: int) -> d
                 call()
             if turn:  # the first is for warming up
                 found[name].append(1e6 * (time.perf_counter() - start) / number)
-    return {name: median(times) for name, times in found.items()}
+    return {name: min(times) for name, times in found.items()}
 
 
 def main() -> None:
@@ -132,7 +132,7 @@ def main() -> None:
             for what, (ours, whole, torchs) in rows.items():
                 figures = (ours, whole, torchs, whole - ours, whole - ours - torchs)
                 shown = "".join(f"{figure:10.1f}" for figure in figures)
-                print(f"{name + f', batch {batch}':28}{what:20}{shown}", flush=True)
+                print(f"{name + f', batch {batch}':31}{what:20}{shown}", flush=True)
 
 
 if __name__ == "__main__":

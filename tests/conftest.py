@@ -1,10 +1,12 @@
-"""Hypothesis profiles, and what may be skipped.
+"""Hypothesis profiles, which tests run beside the frameworks, and what may be skipped.
 
 HYPOTHESIS_PROFILE chooses another profile. With TTCORE_NOTHING_MISSING in the environment, as in
 `make test-adapters`, a test that `importorskip` skips has failed.
 """
 
+import inspect
 import os
+import re
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -17,6 +19,18 @@ settings.register_profile(
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default")
 )
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "adapters: runs in `make test-adapters` too")
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what needs a framework: it says so in its folder, its parameters or its code."""
+    for item in items:
+        code = inspect.getsource(item.function) if hasattr(item, "function") else ""
+        if "adapters" in item.path.parts or re.search(r"torch|jax", item.name + code):
+            item.add_marker("adapters")
 
 
 if os.environ.get("TTCORE_NOTHING_MISSING"):

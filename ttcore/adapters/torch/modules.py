@@ -160,21 +160,27 @@ class TTLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
+        bias: Tensor | None = self._parameters.get(
+            "bias"
+        )  # asking the module itself takes a microsecond
+        if bias is None:
+            bias = self.bias  # there is none, or it is computed: `parametrize`
         inputs, outputs = self._missing
         if not (inputs or outputs):
-            return tt_linear(x, self._cores(), self.bias)
+            return tt_linear(x, self._cores(), bias)
         if x.shape[-1] != self.in_features:  # else what was padded would be complained about
             raise TTShapeError(
                 f"x has shape {tuple(x.shape)}, expected (..., in_features) with "
                 f"in_features={self.in_features}"
             )
-        bias = self.bias if self.bias is None else nn.functional.pad(self.bias, (0, outputs))
+        bias = bias if bias is None else nn.functional.pad(bias, (0, outputs))
         y = tt_linear(nn.functional.pad(x, (0, inputs)), self._cores(), bias)
         return y[..., : self.out_features].contiguous()
 
     def _cores(self) -> list[Tensor]:
-        """The cores in their order; a list of parameters takes longer to tell than a dict."""
-        cores: list[Any] = list(self.cores._parameters.values())
+        """The cores in their order; dicts tell them sooner than modules and lists of parameters."""
+        held: Any = self._modules["cores"]
+        cores = list(held._parameters.values())
         if len(cores) < len(self.in_modes):  # some are computed: `torch.nn.utils.parametrize`
             cores = [getattr(self.cores, str(k)) for k in range(len(self.in_modes))]
         return cores
