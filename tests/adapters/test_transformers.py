@@ -6,7 +6,7 @@ import warnings
 import pytest
 
 torch = pytest.importorskip("torch", reason="the adapter needs torch")
-transformers = pytest.importorskip("transformers", reason="these are its models")
+transformers = pytest.importorskip("transformers", reason="the models are those of transformers")
 
 from safetensors.torch import load_file, load_model  # noqa: E402
 from torch import nn  # noqa: E402
