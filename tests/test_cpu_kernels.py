@@ -25,6 +25,8 @@ from ttcore.kernels.cpu.simd import turn
 from ttcore.kernels.portable import chain as portable
 from ttcore.typing import Stage
 
+pytestmark = pytest.mark.adapters  # that environment has an older Numba
+
 DTYPES = [np.float32, np.float64]
 GUARD = 64
 

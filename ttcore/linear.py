@@ -36,6 +36,8 @@ from ttcore.typing import Array, Cores
 
 __all__ = ["matvec", "matvec_backward"]
 
+UNKNOWN = 32  # rows that are planned for where a tracer does not tell how many
+
 
 def row_modes(cores: Cores) -> tuple[int, ...]:
     """Row (output) mode of each core."""
@@ -175,7 +177,8 @@ def gradient_of(operand: Array, gradient: Array) -> Array:
 def times_rows(cores: Cores, x: Array, workers: int | None = None) -> Array:
     """`matvec` for checked cores and rows (batch, N)."""
     cores, x = _promoted(cores, x)
-    found = order_for(cores, int(x.shape[0]), "rows")
+    batch = x.shape[0]
+    found = order_for(cores, batch if isinstance(batch, int) else UNKNOWN, "rows")
     first = found.stages[0]
     if x.shape[1] != first.outer * first.k * first.inner:
         check_length(x, -1, col_modes(cores), "col_modes", "rows (batch, N)")

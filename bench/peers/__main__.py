@@ -20,6 +20,7 @@ import products
 import rivals
 import startup
 import threadpoolctl
+import torch_layers
 import trains
 from table import Row, markdown, summary, write
 from timing import patience
@@ -28,6 +29,7 @@ import ttcore as tt
 
 SECTIONS = {
     "layers": layers.cases,
+    "torch": torch_layers.cases,
     "trains": trains.cases,
     "fields": fields.cases,
     "products": products.cases,

@@ -146,7 +146,7 @@ def _vgg(quick: bool, say: Callable[[str], None]) -> Iterator[Row]:
             contenders = backwards(matrix, x, gy, weights)
         always = {"ttcore", "merged beforehand", *DENSE, *MERGED}
         timings = in_turns(contenders, check=agree, always=always, rounds=2 if quick else ROUNDS)
-        say(_all(timings))
+        say(shown(timings))
         if not quick:
             yield compare(target_id, work, timings, best(timings, DENSE), dense)
         yield compare(target_id, work, timings, best(timings, PLAIN), peer)
@@ -172,9 +172,9 @@ def _premerged(matrix: tt.TTMatrix, x: np.ndarray) -> Callable[[], Any]:
     return run
 
 
-def _all(timings: dict[str, Timing]) -> str:
-    shown = sorted(timings.items(), key=lambda item: item[1].median)
-    return "    " + ", ".join(f"{name} {t.median * 1e3:.3g} ms" for name, t in shown)
+def shown(timings: dict[str, Timing]) -> str:
+    ranking = sorted(timings.items(), key=lambda item: item[1].median)
+    return "    " + ", ".join(f"{name} {t.median * 1e3:.3g} ms" for name, t in ranking)
 
 
 def _listed(quick: bool, say: Callable[[str], None]) -> Iterator[Row]:
@@ -196,7 +196,7 @@ def _listed(quick: bool, say: Callable[[str], None]) -> Iterator[Row]:
             if still is not None:  # whoever was out of reach at 100 rows is so at 1000
                 contenders = {key: contenders[key] for key in contenders if key in still}
             timings = in_turns(contenders, check=agree, keep=2.5, rounds=2 if quick else 5)
-            say(_all(timings))
+            say(shown(timings))
             if batch >= 100:
                 still = {key for key, t in timings.items() if len(t.samples) > 1}
             allowed = 4 * matrix.size <= SCRATCH  # the memory rule: no larger dense matrix is built

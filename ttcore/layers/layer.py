@@ -14,7 +14,7 @@ from ttcore.factorise import auto_matrix_modes
 from ttcore.layers import fc
 from ttcore.layers.clipping import clipped
 from ttcore.layers.init import init_cores
-from ttcore.layers.modes import check_layer_modes
+from ttcore.layers.modes import check_layer_modes, check_size
 from ttcore.linear import check_length, col_modes, order_for, plan_for, row_modes
 from ttcore.making import matrix_from_dense
 from ttcore.matrix import TTMatrix
@@ -70,13 +70,7 @@ class FC:
         cores = read_only(check_cores(self.cores, 4))
         object.__setattr__(self, "cores", cores)
         for name, modes in (("in_features", self.in_modes), ("out_features", self.out_modes)):
-            size, most = getattr(self, name), math.prod(modes)
-            size = most if size is None else int(size)
-            if not 1 <= size <= most:
-                raise TTShapeError(
-                    f"{name}={size} must be 1..{most}: the modes {short(modes)} multiply to {most}"
-                )
-            object.__setattr__(self, name, size)
+            object.__setattr__(self, name, check_size(name, getattr(self, name), modes))
         if self.bias is not None:
             bias = fc.check_bias(self.bias, self._sizes[1])
             check_same_library((cores[0], bias), "the cores and the bias")

@@ -21,7 +21,7 @@ from ttcore.cores import check_modes, short
 from ttcore.errors import TTShapeError, TTTypeError, TTValueError
 from ttcore.factorisations import check_finite
 from ttcore.layers.layer import FC
-from ttcore.layers.modes import padded_modes
+from ttcore.layers.modes import mode_choices, oddness
 from ttcore.layers.spectra import SEEN, Spectra, error_bound, levels, unfolding_spectra
 from ttcore.planner import Plan, plan
 from ttcore.truncation import check_eps, choose_rank, per_bond
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["Candidate", "Suggestion", "suggest"]
-
-_EVEN = math.sqrt(4 * 8)  # middle of the band of modes that the TensorNet papers recommend
 
 _Ranks = tuple[int, ...]
 
@@ -254,7 +252,7 @@ class _Search:
         dtype: str,
     ) -> None:
         self._weight, self._shape, self._batch, self._dtype = weight, shape, batch, dtype
-        self._modes = _mode_choices(*shape)
+        self._modes = mode_choices(*shape)
 
     def by_error(self, eps: float) -> list[Candidate]:
         found = []
@@ -289,7 +287,7 @@ class _Search:
             )
         if self._weight is not None:
             return sorted(found, key=lambda c: (c.error, c.num_params))
-        return sorted(found, key=lambda c: (_oddness(c), len(c.ranks)))
+        return sorted(found, key=lambda c: (oddness((*c.in_modes, *c.out_modes)), len(c.ranks)))
 
     def _candidate(self, outs: _Ranks, ins: _Ranks, ranks: _Ranks, spectra: Spectra) -> Candidate:
         shapes = tuple(
@@ -305,26 +303,11 @@ class _Search:
         return unfolding_spectra(self._weight, outs, ins)
 
 
-def _mode_choices(outputs: int, inputs: int) -> list[tuple[_Ranks, _Ranks]]:
-    """(out_modes, in_modes) for every number of cores from 2 on whose modes are not trifles."""
-    most = max(2, math.ceil(math.log2(max(outputs, inputs)) / 2))
-    choices = [
-        (padded_modes(outputs, count), padded_modes(inputs, count)) for count in range(2, most + 1)
-    ]
-    return list(dict.fromkeys(choices))
-
-
 def _equal(outs: _Ranks, ins: _Ranks) -> list[_Ranks]:
     """Equal ranks as far as the modes can use them."""
     pairs = [m * n for m, n in zip(outs, ins, strict=True)]
     most = [min(math.prod(pairs[:k]), math.prod(pairs[k:])) for k in range(len(pairs) + 1)]
     return [tuple(min(rank, limit) for limit in most) for rank in range(1, max(most) + 1)]
-
-
-def _oddness(c: Candidate) -> float:
-    """How far modes are from the band of 4 to 8, by their geometric mean."""
-    modes = [*c.in_modes, *c.out_modes]
-    return abs(sum(math.log(n / _EVEN) for n in modes)) / len(modes)
 
 
 def _weight_or_shape(given: Any) -> tuple[np.ndarray[Any, Any] | None, tuple[int, int]]:

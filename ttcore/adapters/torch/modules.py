@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ttcore.adapters.torch.dense import dense_weight
 from ttcore.adapters.torch.ops import tt_linear
+from ttcore.errors import TTShapeError
 from ttcore.layers.init import init_cores
 from ttcore.layers.layer import FC
-from ttcore.layers.modes import check_layer_modes
+from ttcore.layers.modes import check_layer_modes, check_size
 from ttcore.matrix import TTMatrix
 
 
@@ -31,13 +33,16 @@ class TTLinear(nn.Module):
         `ttcore.layers.init_cores`. Drawn by torch's random numbers: `torch.manual_seed` holds.
     device, dtype
         As in `torch.nn.Linear`.
+    in_features, out_features : int, optional
+        Sizes of input and output where the modes multiply to more: x is then padded with zeros,
+        and y is cut. (The variance of ``init`` counts what is padded.)
 
     Attributes
     ----------
     cores : ParameterList
         Of shapes (r_{k-1}, out_k, in_k, r_k); ``cores.0`` ... in the state dict.
     bias : Parameter or None
-        Zero at the start.
+        Of shape (out_features,); zero at the start.
 
     Examples
     --------
@@ -62,10 +67,17 @@ class TTLinear(nn.Module):
         init: str | float = "glorot",
         device: Any = None,
         dtype: torch.dtype | None = None,
+        in_features: int | None = None,
+        out_features: int | None = None,
     ) -> None:
         super().__init__()
         self.in_modes, self.out_modes = check_layer_modes(in_modes, out_modes)
-        self.in_features, self.out_features = math.prod(self.in_modes), math.prod(self.out_modes)
+        self.in_features = check_size("in_features", in_features, self.in_modes)
+        self.out_features = check_size("out_features", out_features, self.out_modes)
+        self._missing = (
+            math.prod(self.in_modes) - self.in_features,
+            math.prod(self.out_modes) - self.out_features,
+        )
         self.init = init
         self._warned = False
         place = {"device": device, "dtype": dtype}
@@ -95,21 +107,23 @@ class TTLinear(nn.Module):
     @classmethod
     def from_dense(
         cls,
-        linear: nn.Linear,
+        linear: Any,
         in_modes: Sequence[int] | None = None,
         out_modes: Sequence[int] | None = None,
         *,
         eps: float | None = None,
         max_rank: int | Sequence[int] | None = None,
+        pad: bool = False,
     ) -> "TTLinear":
         """The layer of a trained one, by TT-SVD of its weight.
 
         Parameters
         ----------
-        linear : torch.nn.Linear
+        linear : torch.nn.Linear, or Conv1D of transformers
             Not changed; device, dtype and bias are taken over.
-        in_modes, out_modes, eps, max_rank
-            As in `ttcore.layers.FC.from_dense`.
+        in_modes, out_modes, eps, max_rank, pad
+            As in `ttcore.layers.FC.from_dense`. What `ttcore.layers.suggest` proposes may need
+            ``pad=True``.
 
         Examples
         --------
@@ -118,13 +132,14 @@ class TTLinear(nn.Module):
         >>> TTLinear.from_dense(torch.nn.Linear(64, 32), (4, 4, 4), (4, 4, 2), max_rank=5)
         TTLinear(in_modes=(4, 4, 4), out_modes=(4, 4, 2), ranks=(1, 5, 5, 1), bias=True)
         """
-        weight = linear.weight.detach()
+        weight = dense_weight(linear)
         found = FC.from_dense(
             weight.float() if weight.dtype in {torch.float16, torch.bfloat16} else weight,
             in_modes,
             out_modes,
             eps=eps,
             max_rank=max_rank,
+            pad=pad,
         )
         layer = cls(
             found.in_modes,
@@ -133,6 +148,8 @@ class TTLinear(nn.Module):
             bias=linear.bias is not None,
             device=weight.device,
             dtype=weight.dtype,
+            in_features=found.in_features,
+            out_features=found.out_features,
         )
         with torch.no_grad():
             for core, values in zip(layer.cores, found.cores, strict=True):
@@ -143,11 +160,27 @@ class TTLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        return tt_linear(x, self._cores(), self.bias)
+        bias: Tensor | None = self._parameters.get(
+            "bias"
+        )  # asking the module itself takes a microsecond
+        if bias is None:
+            bias = self.bias  # there is none, or it is computed: `parametrize`
+        inputs, outputs = self._missing
+        if not (inputs or outputs):
+            return tt_linear(x, self._cores(), bias)
+        if x.shape[-1] != self.in_features:  # else what was padded would be complained about
+            raise TTShapeError(
+                f"x has shape {tuple(x.shape)}, expected (..., in_features) with "
+                f"in_features={self.in_features}"
+            )
+        bias = bias if bias is None else nn.functional.pad(bias, (0, outputs))
+        y = tt_linear(nn.functional.pad(x, (0, inputs)), self._cores(), bias)
+        return y[..., : self.out_features].contiguous()
 
     def _cores(self) -> list[Tensor]:
-        """The cores in their order; a list of parameters takes longer to tell than a dict."""
-        cores: list[Any] = list(self.cores._parameters.values())
+        """The cores in their order; dicts tell them sooner than modules and lists of parameters."""
+        held: Any = self._modules["cores"]
+        cores = list(held._parameters.values())
         if len(cores) < len(self.in_modes):  # some are computed: `torch.nn.utils.parametrize`
             cores = [getattr(self.cores, str(k)) for k in range(len(self.in_modes))]
         return cores
@@ -165,14 +198,22 @@ class TTLinear(nn.Module):
                 "at each call; the layer itself never does",
                 stacklevel=2,
             )
+        return self.to_dense().to(self.cores[0].dtype)
+
+    def to_dense(self) -> Tensor:
+        """The dense weight (out_features, in_features); of half precision, in float32.
+
+        Differentiable: gradients reach the cores.
+        """
         dense: Tensor = TTMatrix(self._cores()).to_dense()
-        return dense.to(self.cores[0].dtype)
+        return dense[: self.out_features, : self.in_features]
 
     def extra_repr(self) -> str:
-        """Modes and ranks."""
+        """Modes and ranks, and the sizes where the modes do not tell them."""
+        sizes = f"in_features={self.in_features}, out_features={self.out_features}, "
         return (
             f"in_modes={self.in_modes}, out_modes={self.out_modes}, ranks={self.ranks}, "
-            f"bias={self.bias is not None}"
+            f"{sizes if any(self._missing) else ''}bias={self.bias is not None}"
         )
 
     def __repr__(self) -> str:

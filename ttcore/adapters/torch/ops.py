@@ -6,19 +6,16 @@ the CPU go around it, by `_Eager`, and run the same functions.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.autograd import forward_ad
+from torch import Tensor
 
+from ttcore.adapters.torch.host import HALF, run, run_backward
+from ttcore.adapters.torch.state import are_ordinary, is_recorded, is_transformed, is_watched
 from ttcore.layers import fc
 from ttcore.layers.tangent import tangent, tangent_gradients
-
-_HALF = (torch.float16, torch.bfloat16)
-_ORDINARY = (Tensor, nn.Parameter)
 
 
 def tt_linear(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None = None) -> Tensor:
@@ -35,11 +32,11 @@ def tt_linear(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None = None) ->
     -------
     (..., M) tensor
         In the dtype of x where that is half precision, of the autocast where one is active, in the
-        common dtype otherwise.
+        common dtype otherwise; complex where any of them is.
 
     Notes
     -----
-    Half precision is computed in float32.
+    Half precision is computed in float32; on the CPU a block of rows at a time.
 
     Examples
     --------
@@ -49,15 +46,16 @@ def tt_linear(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None = None) ->
     >>> tt_linear(torch.ones(9), cores)
     tensor([36., 36., 36., 36.])
     """
-    if torch.compiler.is_compiling():
+    if is_transformed():
+        y = fc_of_torch(x, cores, bias)
+    elif is_recorded():
+        compute = fc_of_torch if torch.onnx.is_in_onnx_export() else torch.ops.ttcore.fc
+        y = compute(x, list(cores), bias)
+    elif is_watched() or not are_ordinary((x, bias, *cores)):
         y = torch.ops.ttcore.fc(x, list(cores), bias)
-    elif torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        y = fc.forward(list(cores), x, bias)  # of torch's own products, which know every transform
-    elif _is_eager(x, cores, bias):
-        y = _Eager.apply(x, bias, *cores) if torch.is_grad_enabled() else _run(x, cores, bias)
     else:
-        y = torch.ops.ttcore.fc(x, list(cores), bias)
-    device = x.device.type
+        y = _Eager.apply(x, bias, *cores) if torch.is_grad_enabled() else run(x, cores, bias)
+    device = "cpu" if x.is_cpu else x.device.type  # the usual one, quickly
     if device != "meta" and torch.is_autocast_enabled(device) and y.dtype in _AUTOCAST:
         y = y.to(torch.get_autocast_dtype(device))
     return y
@@ -66,16 +64,25 @@ def tt_linear(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None = None) ->
 _AUTOCAST = {torch.float32, torch.float16, torch.bfloat16}  # neither double nor complex
 
 
-def _is_eager(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> bool:
-    """Whether these are ordinary tensors on the CPU, and no mode watches the calls of operators."""
-    if torch._C._len_torch_dispatch_stack():
-        return False
-    for a in (
-        (x, *cores) if bias is None else (x, bias, *cores)
-    ):  # a loop: `all` takes twice as long
-        if type(a) not in _ORDINARY or not a.is_cpu:
-            return False
-    return True
+def fc_of_torch(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> Tensor:
+    """``ttcore::fc`` by torch's own products, which every transformation and exporter knows."""
+    return fc.forward(list(cores), x, bias)
+
+
+def decompositions() -> dict[Any, Callable[..., Tensor]]:
+    """What ``ttcore::fc`` is made of, for ``torch.export`` programs that leave torch.
+
+    Only programs that exist already need it, as
+    ``torch.onnx.export(program.run_decompositions(decompositions()))``; `torch.onnx.export` of a
+    module finds plain products.
+
+    Examples
+    --------
+    >>> from ttcore.adapters.torch import decompositions
+    >>> [str(operator) for operator in decompositions()]
+    ['ttcore.fc.default']
+    """
+    return {torch.ops.ttcore.fc.default: fc_of_torch}
 
 
 class _Eager(torch.autograd.Function):
@@ -84,38 +91,20 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, *cores: Tensor) -> Tensor:
         ctx.save_for_backward(x, bias, *cores)
-        return _run(x, cores, bias)
+        return run(x, cores, bias)
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
         x, bias, *cores = ctx.saved_tensors
-        watched = torch.is_grad_enabled() or not _is_eager(gy, cores, None)
-        run = torch.ops.ttcore.fc_backward if watched else _run_backward
-        gx, *gcores = run(x, cores, gy)
+        plain = not torch.is_grad_enabled() and are_ordinary((gy, *cores)) and not is_watched()
+        gx, *gcores = (run_backward if plain else torch.ops.ttcore.fc_backward)(x, cores, gy)
         return gx, _gradient_of_bias(bias, gy), *gcores
-
-
-def _run(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> Tensor:
-    shift = None if bias is None else _array(bias)
-    y = fc.forward([_array(g) for g in cores], _array(x), shift, workers=torch.get_num_threads())
-    return torch.from_numpy(y) if x.dtype not in _HALF else torch.from_numpy(y).to(x.dtype)
-
-
-def _run_backward(x: Tensor, cores: Sequence[Tensor], gy: Tensor) -> list[Tensor]:
-    gx, gcores, _ = fc.backward(
-        [_array(g) for g in cores], _array(x), _array(gy), workers=torch.get_num_threads()
-    )
-    found = []
-    for gradient, operand in zip((gx, *gcores), (x, *cores), strict=True):
-        tensor = torch.from_numpy(np.ascontiguousarray(gradient))
-        found.append(tensor if tensor.dtype == operand.dtype else tensor.to(operand.dtype))
-    return found
 
 
 @torch.library.custom_op("ttcore::fc", mutates_args=())
 def _fc(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> Tensor:
     if _on_cpu(x, *cores):
-        return _run(x, cores, bias)
+        return run(x, cores, bias)
     return fc.forward(cores, x, bias).contiguous()
 
 
@@ -129,7 +118,7 @@ def _(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> Tensor:
 @torch.library.custom_op("ttcore::fc_backward", mutates_args=())
 def _fc_backward(x: Tensor, cores: Sequence[Tensor], gy: Tensor) -> list[Tensor]:
     if _on_cpu(x, gy, *cores):
-        return _run_backward(x, cores, gy)
+        return run_backward(x, cores, gy)
     gx, gcores, _ = fc.backward(cores, x, gy)
     return [a.contiguous() for a in (gx, *gcores)]
 
@@ -153,7 +142,9 @@ def _backward(ctx: Any, gy: Tensor) -> tuple[Tensor, list[Tensor], Tensor | None
 def _gradient_of_bias(bias: Tensor | None, gy: Tensor) -> Tensor | None:
     if bias is None:
         return None
-    gbias = gy.sum(dim=tuple(range(gy.ndim - 1))) if gy.ndim > 1 else gy
+    gbias = gy if gy.ndim == 1 else gy.sum(tuple(range(gy.ndim - 1)))
+    if gbias.dtype == bias.dtype:
+        return gbias
     return (gbias if bias.is_complex() or not gbias.is_complex() else gbias.real).to(bias.dtype)
 
 
@@ -178,26 +169,13 @@ _fc.register_autograd(_backward, setup_context=_save)
 _fc_backward.register_autograd(_backward_backward, setup_context=_save)
 
 
-def _array(a: Tensor) -> np.ndarray[Any, Any]:
-    """A view as NumPy sees it; half precision is converted."""
-    a = a.detach()
-    if a.dtype in _HALF:
-        a = a.float()
-    try:
-        return a.numpy()
-    except RuntimeError:  # conjugated or negated on paper only
-        return a.resolve_conj().resolve_neg().numpy()
-
-
 def _on_cpu(*tensors: Tensor) -> bool:
     return all(a.device.type == "cpu" for a in tensors)
 
 
 def _result_type(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> torch.dtype:
     """As in `ttcore.layers.fc.forward`."""
-    if x.dtype in _HALF:
-        return x.dtype
     found = x.dtype
     for a in (*cores, *(() if bias is None else (bias,))):
         found = torch.promote_types(found, a.dtype)
-    return found
+    return x.dtype if x.dtype in HALF and not found.is_complex else found

@@ -38,20 +38,24 @@ def prepare(cores: Cores, stages: Sequence[Stage]) -> Any:
 
 
 def apply(matrices: Any, x: Array, stages: Sequence[Stage], workers: int | None = None) -> Array:
-    """`matvec` with what `prepare` made."""
+    """`matvec` with what `prepare` made.
 
-    def rows(first: int, last: int) -> Array:
-        state = x[first:last, :]
+    The batch of a library's array may be symbolic, as it is while a tracer watches.
+    """
+
+    def rows(state: Array) -> Array:
         for a, stage in zip(matrices, stages, strict=True):
-            state = _advance(a, state, (last - first) * stage.outer, stage.inner)
-        return namespace(x).reshape(state, (last - first, _length(stages[-1])))
+            state = _advance(a, state, -1, stage.inner)
+        return namespace(x).reshape(state, (-1, _length(stages[-1])))
 
+    if not isinstance(x, np.ndarray):
+        return rows(x)
     chunks = _chunks(x, 0, stages)
     if len(chunks) == 1:
-        return rows(*chunks[0])
+        return rows(x)
     y = np.empty((x.shape[0], _length(stages[-1])), x.dtype)
     for first, last in chunks:
-        y[first:last] = rows(first, last)
+        y[first:last] = rows(x[first:last])
     return y
 
 
