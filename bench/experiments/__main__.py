@@ -39,7 +39,7 @@ def mnist(options: argparse.Namespace) -> None:
 
 def hashednet(options: argparse.Namespace) -> None:
     """Both layers TT: 12,602 parameters."""
-    run(options, "hashednet", networks.hashednet(), _mnist(options, 32), MNIST, epochs=40)
+    run(options, "hashednet", networks.hashednet(), _mnist(options, 32), MNIST, epochs=20)
 
 
 def t3f(options: argparse.Namespace) -> None:
@@ -132,7 +132,8 @@ def run(
         "history": progress.history,
     }
     records.write(options.out / f"{name}.json", record)
-    records.plot(options.out / f"{name}.png", {name: record})
+    if progress.history:
+        records.plot(options.out / f"{name}.png", {name: record})
     print(
         f"{name}: {record['parameters']['all']} parameters, {progress.step} of {recipe.steps} "
         f"steps, error {record['result']['error']:.2f} %, "

@@ -108,8 +108,8 @@ def fit(
 ) -> Progress:
     """Train ``net`` from its checkpoint, or from the start where there is none.
 
-    Stops when the recipe is finished, after so many seconds, or at step ``until``; in any case
-    between two steps, with a checkpoint. ``say`` is called after every test.
+    Stops when the recipe is finished, after so many seconds (but makes one step), or at step
+    ``until``; in any case between two steps, with a checkpoint. ``say`` is called after every test.
     """
     optimiser = (
         torch.optim.AdamW(net.parameters(), recipe.rate, weight_decay=recipe.decay)
@@ -120,10 +120,12 @@ def fit(
     progress = _restore(checkpoint, net, optimiser, recipe) or Progress(0, [], [], 0.0, [])
     last = recipe.steps if until is None else min(until, recipe.steps)
     began = saved = time.perf_counter()
-    spent = progress.seconds
+    spent, first = progress.seconds, progress.step
     bar = tqdm(total=recipe.steps, initial=progress.step, unit="step", disable=None)
     with bar:
-        while progress.step < last and time.perf_counter() - began < seconds:
+        while progress.step < last and (
+            progress.step == first or time.perf_counter() - began < seconds
+        ):
             net.train()
             for group in optimiser.param_groups:
                 group["lr"] = recipe.rate_at(progress.step)

@@ -158,6 +158,13 @@ def test_a_command_is_stopped_and_goes_on(command, tmp_path):
     assert str(tmp_path) not in json.dumps(second)
 
 
+def test_a_short_sitting_makes_one_step(command, tmp_path):
+    record = command("t3f --minutes 0", "t3f-r4-digits")
+    assert (record["step"], record["history"], record["finished"]) == (1, [], False)
+    assert command("t3f --minutes 0", "t3f-r4-digits")["step"] == 2
+    assert not (tmp_path / "made" / "t3f-r4-digits.png").exists()  # nothing to draw yet
+
+
 def test_a_seed_gives_the_same_numbers_again(command):
     def history(seed, out):
         text = f"mnist --shape 32x32 --rank 1 --epochs 1 --seed {seed}"
