@@ -25,7 +25,8 @@ from training import Batches, Progress, Recipe, fit, test
 MNIST = Recipe("adam", 6e-3, "cosine", batch=100, steps=0, every=0)
 DENSE = replace(MNIST, rate=1e-3)
 TUTORIAL = Recipe("adam", 1e-2, "constant", batch=64, steps=0, every=0)
-TUNING = replace(TUTORIAL, rate=1e-3)
+TO_CUT = replace(TUTORIAL, rate=1e-3)
+TUNING = replace(TUTORIAL, rate=2e-3, schedule="cosine")
 CIFAR = Recipe("sgd", 0.06, "stairs", batch=100, steps=40_000, every=500)
 
 
@@ -51,10 +52,10 @@ def t3f(options: argparse.Namespace) -> None:
 def compress(options: argparse.Namespace) -> None:
     """Train the same with dense layers, cut the first one to a TT layer, train on."""
     data, name, dense = _mnist(options, 28), f"compress-r{options.rank}", networks.t3f(None)
-    trained = run(options, f"{name}-dense", dense, data, TUNING, epochs=2)
+    trained = run(options, f"{name}-dense", dense, data, TO_CUT, epochs=2)
     if trained["finished"]:
         net = networks.compressed(dense, options.rank)
-        cut = test(net, Batches(data, TUNING, whiten=False))
+        cut = test(net, Batches(data, TO_CUT, whiten=False))
         before = {"dense": trained["result"], "cut": cut}
         run(options, name, net, data, TUNING, epochs=2, before=before)
 

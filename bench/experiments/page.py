@@ -45,6 +45,7 @@ WIDE = {
         "TT 3072 → 8^6 → 4096, rank 10", f"28.66 % after 40,000 steps of 695 ms ({RESULTS})"
     ),
 }
+CURVES = {"mnist": PERCEPTRONS, "cifar": WIDE}
 COMPRESSED = "compress-r16"
 
 
@@ -55,18 +56,29 @@ def write(folder: Path, page: Path) -> None:
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
     replace_text(page, f"{before}{BEGIN}\n\n{measured(found)}\n\n{END}{after}")
-    for name, group in (("mnist", PERCEPTRONS), ("cifar", WIDE)):
-        chosen = {key: found[key] for key in group if key in found and found[key]["history"]}
-        if chosen:
+    for name, group in CURVES.items():
+        if chosen := _tested(found, group):
             plot(page.with_name(f"experiments-{name}.svg"), chosen)
 
 
 def measured(found: Mapping[str, Record]) -> str:
     """The part of the page that the records determine."""
     lines = [*_machines(found), "", "### MNIST", "", *_table(found, PERCEPTRONS)]
+    lines += _curves(found, "mnist")
     if COMPRESSED in found:
         lines += ["", "### A trained layer, compressed", "", *_compression(found)]
-    return "\n".join([*lines, "", "### CIFAR-10", "", *_table(found, WIDE)])
+    lines += ["", "### CIFAR-10", "", *_table(found, WIDE), *_curves(found, "cifar")]
+    return "\n".join(lines)
+
+
+def _tested(found: Mapping[str, Record], group: Mapping[str, Published]) -> dict[str, Record]:
+    """Those that came to a test, and have a curve."""
+    return {name: found[name] for name in group if name in found and found[name]["history"]}
+
+
+def _curves(found: Mapping[str, Record], name: str) -> list[str]:
+    shown = _tested(found, CURVES[name])
+    return ["", f"![Loss and error of these networks](experiments-{name}.svg)"] if shown else []
 
 
 def _machines(found: Mapping[str, Record]) -> Iterator[str]:
