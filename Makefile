@@ -1,14 +1,15 @@
 # Needs Python 3.11 or later and make. Environments are made once and again when pyproject.toml changes.
 PYTHON ?= python3
 CONSTRAINTS ?= # a file of pinned versions, as CI uses
-ARGS ?=        # for pytest
+ARGS ?=        # for pytest, or for bench/experiments
 
 INSTALL = -m pip install --quiet $(if $(strip $(CONSTRAINTS)),-c $(strip $(CONSTRAINTS)))
 FROM = pyproject.toml $(strip $(CONSTRAINTS))
 BIN = .venv/bin
 ADAPTERS = tests/adapters ttcore/adapters $(shell grep -lE 'torch|jax|mark\.adapters' tests/test_*.py)
+EXPERIMENTS = mnist "mnist --dense" hashednet t3f compress "cifar --minutes 1"
 
-.PHONY: demo test lint bench bench-peers docs dist test-wheel test-adapters clean distclean
+.PHONY: demo test lint bench bench-peers experiments docs dist test-wheel test-adapters clean distclean
 .NOTPARALLEL:
 
 demo: .venv/.demo
@@ -28,6 +29,10 @@ bench: .venv/.bench
 
 bench-peers: .venv-peers/.peers
 	.venv-peers/bin/python bench/peers --page docs/peers.md $(ARGS)
+
+experiments: .venv-experiments/.made $(FROM)
+	.venv-experiments/bin/python $(INSTALL) -e . --group experiments
+	set -e; for one in $(EXPERIMENTS); do .venv-experiments/bin/python bench/experiments $$one $(ARGS); done
 
 docs: .venv/.test .venv/.docs
 	$(BIN)/sphinx-build -W --keep-going --quiet docs docs/_build/html
@@ -52,7 +57,7 @@ clean:
 	find ttcore tests docs -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv .venv-wheel .venv-adapters .venv-peers
+	rm -rf .venv .venv-wheel .venv-adapters .venv-peers .venv-experiments
 
 %/.made:
 	$(PYTHON) -c "import sys; sys.exit('ttcore needs Python 3.11 or later: make PYTHON=...' if sys.version_info < (3, 11) else 0)"
