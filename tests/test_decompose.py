@@ -279,3 +279,18 @@ def test_decomposing_twice_gives_identical_bits():
     a = np.random.default_rng(0).standard_normal((8, 9, 10))
     first, second = tt.from_dense(a, eps=1e-3), tt.from_dense(a, eps=1e-3)
     assert all(g.tobytes() == h.tobytes() for g, h in zip(first.cores, second.cores, strict=True))
+
+
+@pytest.mark.parametrize("eps", [1e-1, 1e-6])
+def test_an_array_whose_last_mode_is_longest_is_cut_from_the_first(eps):
+    """From there an unfolding is tall; ranks and what was discarded come in the usual order."""
+    a = dense(orthogonal_sum(10.0 ** -np.arange(5), (6, 9, 3000), rng=np.random.default_rng(0)))
+    a = a.astype(float)
+    a[:, 0] += 0.01
+    x, info = tt.from_dense(a, eps=eps, full_output=True)
+    assert norm(dense(x) - a) <= (eps + floor(float, a.shape)) * norm(a)
+    assert info.error == pytest.approx(norm(dense(x) - a) / norm(a), rel=1e-3, abs=1e-13)
+    turned = np.ascontiguousarray(a.transpose())
+    y, other = tt.from_dense(turned, eps=eps, full_output=True)
+    assert x.ranks == y.ranks[::-1] == info.ranks
+    assert info.discarded == pytest.approx(other.discarded[::-1], rel=1e-6)

@@ -65,8 +65,8 @@ def tt_svd(
         All but that of the centre orthogonal.
     info : Info
     center : int or None
-        The first core, or the last for a Fortran-ordered array; None where the norm is too far out
-        of range for one core.
+        The first core; the last where the sweep began at the first mode, as for a Fortran-ordered
+        array; None where the norm is too far out of range for one core.
 
     Raises
     ------
@@ -111,14 +111,22 @@ def tt_svd(
 
 
 def _turned(a: Array | Stream, modes: list[int]) -> Array | Stream | None:
-    """The array with its axes in reverse, where a sweep should begin at its first mode."""
+    """The array with its axes in reverse, where a sweep should begin at its first mode.
+
+    An array of NumPy where its first axis runs fastest; and others where only an unfolding from
+    that end is tall: what is cut there first makes all that follows smaller.
+    """
     if isinstance(a, Stream):
-        other = a.reversed()
-        tall = (_tall_part(x, 1, a.widest) for x in (modes, modes[::-1]))
-        return other if not next(tall) and next(tall) else None
-    if tuple(modes) == a.shape and isinstance(a, np.ndarray):
-        return a.T if a.flags.f_contiguous and not a.flags.c_contiguous else None
-    return None
+        return a.reversed() if _is_tall_in_reverse_only(modes, a.widest) else None
+    if tuple(modes) != tuple(a.shape) or not isinstance(a, np.ndarray):
+        return None
+    if a.flags.f_contiguous and not a.flags.c_contiguous:
+        return a.T
+    return a.T if _is_tall_in_reverse_only(modes, MERGED) else None
+
+
+def _is_tall_in_reverse_only(modes: list[int], widest: int) -> bool:
+    return not _tall_part(modes, 1, widest) and _tall_part(modes[::-1], 1, widest) > 0
 
 
 def _decompose(
