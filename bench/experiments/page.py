@@ -119,8 +119,8 @@ def _table(found: Mapping[str, Record], group: Mapping[str, Published]) -> Itera
             f"**{record['result']['error']:.2f} %**",
             steps,
             f"{record['step'] / record['steps_per_epoch']:.3g}",
-            "{median:.3g} ({best:.3g})".format(**times["step"]),
-            ", ".join(f"{times[k]['median']:.3g}" for k in ("forward", "backward", "update")),
+            f"{_ms(times['step']['median'])} ({_ms(times['step']['best'])})",
+            ", ".join(_ms(times[part]["median"]) for part in ("forward", "backward", "update")),
         )
 
 
@@ -137,6 +137,10 @@ def _compression(found: Mapping[str, Record]) -> Iterator[str]:
         (f"trained on for {epochs} epochs", count, "97.65 %", record["result"]["error"]),
     ):
         yield _row(stage, f"{size:,}", theirs, f"**{100 - error:.2f} %**")
+
+
+def _ms(time: float) -> str:
+    return f"{time:,.0f}" if time >= 100 else f"{time:.3g}"
 
 
 def _row(*cells: str) -> str:
