@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ttcore as tt
+from ttcore.factorisations import svd
 from ttcore.testing import (
     DTYPES,
     LAYOUTS,
@@ -294,3 +295,9 @@ def test_an_array_whose_last_mode_is_longest_is_cut_from_the_first(eps):
     y, other = tt.from_dense(turned, eps=eps, full_output=True)
     assert x.ranks == y.ranks[::-1] == info.ranks
     assert info.discarded == pytest.approx(other.discarded[::-1], rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(5, 0), (0, 5), (0, 0)])
+def test_an_svd_of_nothing_is_of_nothing(shape):
+    u, s, vh = svd(np.zeros(shape))
+    assert (u.shape, s.shape, vh.shape) == ((shape[0], 0), (0,), (0, shape[1]))

@@ -157,3 +157,41 @@ def test_equal_seeds_give_equal_bits():
 def test_unknown_methods_are_refused():
     with pytest.raises(tt.TTValueError, match="'svd' or 'randomized'"):
         tt.from_dense(np.ones((3, 4)), method="rsvd")
+
+
+def matrix_of(values, rows, cols):
+    rng = np.random.default_rng(1)
+    u, v = (np.linalg.qr(rng.standard_normal((n, len(values))))[0] for n in (rows, cols))
+    return (u * values) @ v.T
+
+
+def test_error_is_at_most_eps_though_a_probe_sees_the_norm_of_one_direction_badly():
+    a = matrix_of(np.r_[1.0, np.full(20, 0.03)], 200, 200)
+    best = tt.from_dense(a, eps=0.08).ranks[1]
+    for seed in range(30):
+        x, info = tt.from_dense(a, eps=0.08, method="randomized", rng=seed, full_output=True)
+        assert error_of(x, a) <= 0.08
+        assert info.error == pytest.approx(error_of(x, a), rel=1e-6)
+        assert x.ranks[1] <= best + 1
+
+
+@pytest.mark.parametrize("cap", [40, 60, None])
+def test_a_cap_that_eps_does_not_need_changes_nothing(cap):
+    a = matrix_of(np.r_[np.ones(35), np.full(265, 0.025)], 300, 300)
+    eps = 1.05 * math.sqrt(265 * 0.025**2 / (35 + 265 * 0.025**2))
+    x = tt.from_dense(a, eps=eps, max_rank=cap, method="randomized", rng=0)
+    assert error_of(x, a) <= eps
+    assert x.ranks[1] <= 36
+
+
+def test_bonds_beside_a_capped_one_are_cut_as_usual():
+    cores = tt.random((1024, 8, 16), (40, 4), rng=0)
+    a = cores.to_dense()
+    a += (
+        0.02
+        * np.linalg.norm(a)
+        / math.sqrt(a.size)
+        * np.random.default_rng(0).standard_normal(a.shape)
+    )
+    x = tt.from_dense(a, eps=0.1, max_rank=[3, 16], method="randomized", rng=0)
+    assert x.ranks == tt.from_dense(a, eps=0.1, max_rank=[3, 16]).ranks

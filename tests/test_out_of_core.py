@@ -239,6 +239,20 @@ def test_a_mapped_file_is_read_without_its_pages(tmp_path):
         Mapped(mapped).read(mapped[100:400], out)
 
 
+class Doubled(np.memmap):
+    """Its slices are arrays elsewhere."""
+
+    def __getitem__(self, key):
+        return 2.0 * np.asarray(super().__getitem__(key))
+
+
+def test_a_map_may_give_slices_that_lie_elsewhere(tmp_path):
+    a = low_rank((20, 30, 40), np.float64)
+    np.save(tmp_path / "a.npy", a)
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="r").view(Doubled)
+    check(2.0 * a, 1e-8, made=lambda _: mapped)
+
+
 @pytest.mark.parametrize("chunks", [None, (7, 7, 7)])
 def test_data_sets_of_hdf5(tmp_path, chunks):
     h5py = pytest.importorskip("h5py")
@@ -252,7 +266,14 @@ def test_data_sets_of_hdf5(tmp_path, chunks):
 
 @pytest.mark.parametrize("eps", TOLERANCES)
 @pytest.mark.parametrize(
-    "shape", [((2, 3, 4), (5, 6, 1)), ((1, 8, 1), (8, 1, 9)), ((7,) * 3, (7,) * 3)]
+    "shape",
+    [
+        ((2, 3, 4), (5, 6, 1)),
+        ((1, 8, 1), (8, 1, 9)),
+        ((7,) * 3, (7,) * 3),
+        ((2, 60), (2, 50)),  # tall from the wrong end only
+    ],
+    ids=str,
 )
 def test_matrices_are_permuted_block_by_block(shape, eps):
     rows, cols = shape
@@ -268,6 +289,24 @@ def test_matrices_are_permuted_block_by_block(shape, eps):
             error, size = np.linalg.norm(dense_matrix(W) - A), np.linalg.norm(A)
             assert error <= ((eps or 0) + floor(A, pairs)) * size
             assert error <= (info.error + floor(A, pairs)) * size
+
+
+@pytest.mark.parametrize("eps", [0.3, 0.1, 1e-2])
+def test_a_large_matrix_in_memory_has_the_ranks_of_a_small_one(monkeypatch, eps):
+    """It may be read again, so that no budget goes to what a sample missed."""
+    rows = cols = (24, 4, 4)
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.standard_normal((256, 256)))[0]
+    left = np.linalg.qr(rng.standard_normal((576, 256)))[0] * 0.95 ** np.arange(256)
+    A = (left @ basis.T).reshape(24, 24, 4, 4, 4, 4).transpose(0, 2, 4, 1, 3, 5).reshape(384, 384)
+    found = []
+    for small in (0, 2**30):
+        monkeypatch.setattr(sources, "SMALL", small)
+        found.append(tt.matrix_from_dense(A, rows, cols, eps=eps, full_output=True))
+    (W, info), (V, expected) = found
+    assert W.ranks == V.ranks
+    assert info.error_kind == expected.error_kind == "measured"
+    assert info.error == pytest.approx(expected.error, rel=1e-6)
 
 
 def test_a_large_matrix_in_memory_is_not_copied_whole(monkeypatch):

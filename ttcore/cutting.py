@@ -55,6 +55,7 @@ class Sweep:
         self.missed = 0.0  # error that may stand at any angle to all other
         self.lost: list[float] = []  # per bond
         self.exponent = 0
+        self.once = isinstance(a, Stream) and not a.source.is_in_memory  # another pass is dear
 
     def cut_by_sample(
         self, a: Array | Stream, modes: Sequence[int], rank: int
@@ -88,7 +89,7 @@ class Sweep:
         allowed = math.hypot(*(max(x, self.tolerance * norm) for x in lost)) + slack
         # the two parts are orthogonal but for at most missed * cut, which must not count
         crossed = missed * cut > slack * math.hypot(missed, cut)
-        if math.hypot(missed, cut) > allowed or (crossed and not isinstance(x, Stream)):
+        if math.hypot(missed, cut) > allowed or (crossed and not self.once):
             self.norm = before
             return None
         if crossed:  # a second pass costs more than what this takes from the budget of all bonds
@@ -114,8 +115,8 @@ class Sweep:
     ) -> Array | None:
         """An orthonormal basis (m, r) of what a sample of the rows shows.
 
-        Of an array in memory: with the ranks within that the cores will have, lest something has to
-        be cut off that is not orthogonal to what the basis misses.
+        Where it may be read again: with the ranks within that the cores will have, lest something
+        has to be cut off that is not orthogonal to what the basis misses.
         """
         if isinstance(a, Stream):
             rows = streaming.sampled_rows(a, tolerance)
@@ -125,7 +126,7 @@ class Sweep:
             rows = None
         if rows is None:
             return None
-        if isinstance(a, Stream) or len(modes) == 1:
+        if self.once or len(modes) == 1:
             return adjoint(rows / np.linalg.norm(rows, axis=1, keepdims=True))
         return _joined(self._cut(rows, modes, rank, tolerance / 2.0, capped=False)[1])
 
@@ -186,26 +187,36 @@ class Sweep:
         squares leave the range.
         """
         x, kernel, before = detached(a), _passes(a), self.norm
-        m = int(a.shape[1])
+        m, bond = int(a.shape[1]), self._bond(modes)
         least = max(self.tolerance, noise(m, self.unit))
-        most = int(min(self.caps[self._bond(modes)] + OVERSAMPLING, m))
-        for basis, missed, norm in _ranges(x, most, generator):
+        enough = int(min(self.caps[bond] + OVERSAMPLING, m))  # where the cap binds
+        for basis, missed, norm in _ranges(x, enough, generator):
             if not self._in_range(norm**2):
                 break
-            self.norm = norm if before < 0 else before
-            last = basis.shape[1] == most
-            if missed > least * self.norm / CONFIDENCE and not last:
+            self.norm = norm if before < 0 else before  # an estimate, at first
+            if missed > least * self.norm / CONFIDENCE and basis.shape[1] < enough:
                 continue
-            budget = math.sqrt(max((least * self.norm) ** 2 - missed**2, 0.0))
-            small = self._root(x, basis) @ adjoint(basis)
-            _, cores, lost = self._cut(small, modes, rank, budget=budget)
+            root = self._root(x, basis)
+            if before < 0:
+                self.norm = math.hypot(_norm(root), missed)
+            budget = least * self.norm
+            if missed < budget:
+                budget = math.sqrt(budget**2 - missed**2)
+            _, cores, lost = self._cut(root @ adjoint(basis), modes, rank, budget=budget)
             cores = [astype(core, self.dtype) for core in cores]
             left, inner, error = kernel.deflate(a, _joined(cores))
             if before < 0:
                 self.norm = math.hypot(math.sqrt(float(np.trace(host(inner)).real)), error)
-            slack = 2.0 * noise(m, self.unit) * self.norm
-            allowed = math.hypot(*(max(x, self.tolerance * self.norm) for x in lost)) + slack
-            if error > allowed and not last:
+            share = least * self.norm
+            capped = [
+                core.shape[0] >= cap for core, cap in zip(cores, self.caps[bond:], strict=False)
+            ]
+            allowed = math.hypot(
+                *(max(x, share) if cap else share for x, cap in zip(lost, capped, strict=True))
+            )
+            # what the cap takes from the projection it takes from the whole matrix too
+            binds = basis.shape[1] >= enough and capped[0] and lost[0] > share
+            if error > allowed + 2.0 * noise(m, self.unit) * self.norm and not binds:
                 continue
             self.square += error**2
             first = math.sqrt(max(error**2 - sum(x**2 for x in lost[1:]), lost[0] ** 2))
@@ -317,24 +328,27 @@ def _joined(cores: Sequence[Array]) -> Array:
 
 
 def _ranges(
-    a: Array | Stream, most: int, generator: np.random.Generator
+    a: Array | Stream, enough: int, generator: np.random.Generator
 ) -> Iterator[tuple[Array, float, float]]:
     """``(basis, missed, norm)`` of ever more random combinations of the rows.
 
-    An orthonormal basis (m, k) of their span; the norm of what it misses of ``a``, and the norm of
-    ``a``: both estimated by combinations that it has not seen. None where the latter is no number.
+    ``enough`` is among their numbers. An orthonormal basis (m, k) of their span; the norm of what
+    it misses of ``a``, and the norm of ``a``: both estimated by combinations that it has not seen.
+    None where the latter is no number.
     """
-    size = min(FIRST, most)
+    size, most = min(FIRST, enough), min(a.shape) // 2
+    if size > most:
+        return
     with np.errstate(all="ignore"):  # what is out of range shows in the norm
         drawn = _combined(a, PROBES + size, generator)
         probes, rows = drawn[:PROBES, :], drawn[PROBES:, :]
         norm = _norm(probes) / math.sqrt(PROBES)
-    while 2 * size <= min(a.shape) and 0.0 < norm < math.inf:
+    while 0.0 < norm < math.inf:
         basis = adjoint(svd(rows)[2])
         yield basis, _norm(probes - (probes @ basis) @ adjoint(basis)) / math.sqrt(PROBES), norm
-        if size == most:
+        grown = enough if size < enough < 2 * size else 2 * size
+        if grown > most:
             return
-        grown = min(2 * size, most)
         more = _combined(a, grown - size, generator)
         rows, size = namespace(rows).concat([rows, more], axis=0), grown
 

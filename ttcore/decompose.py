@@ -77,8 +77,9 @@ def tt_svd(
     -----
     :math:`\|A - B\| \le \epsilon\|A\| + c\sqrt d\,u\,\|A\|`, measured on the way. Cost for
     :math:`N = \prod n_k` entries: about :math:`2 m N` multiply-adds, m <= 64 being the merged
-    trailing modes, in two to four passes over the array. C- and Fortran-ordered arrays are not
-    copied where a tall unfolding exists.
+    trailing modes, in two to four passes over the array; up to 256 by a sample or a sketch, where
+    little more than its own width counts. C- and Fortran-ordered arrays are not copied where the
+    unfolding is tall whose columns are the modes that run fastest.
 
     Examples
     --------
@@ -117,12 +118,18 @@ def _turned(a: Array | Stream, modes: list[int]) -> Array | Stream | None:
     that end is tall: what is cut there first makes all that follows smaller.
     """
     if isinstance(a, Stream):
-        return a.reversed() if _is_tall_in_reverse_only(modes, a.widest) else None
+        only = a.source.is_reversible and _is_tall_in_reverse_only(modes, a.widest)
+        return a.reversed() if only else None
     if tuple(modes) != tuple(a.shape) or not isinstance(a, np.ndarray):
         return None
     if a.flags.f_contiguous and not a.flags.c_contiguous:
         return a.T
     return a.T if _is_tall_in_reverse_only(modes, MERGED) else None
+
+
+def begins_tall(a: Stream) -> bool:
+    """Whether a sweep begins with a tall matrix, so that it need not be loaded whole."""
+    return _tall_part(list(a.modes), 1, a.widest) > 0
 
 
 def _is_tall_in_reverse_only(modes: list[int], widest: int) -> bool:

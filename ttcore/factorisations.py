@@ -73,11 +73,11 @@ def svd(x: Array, what: str = "the matrix") -> tuple[Array, Array, Array]:
     to sqrt(u) only.
     """
     check_finite(x, what)
-    if x.shape[1] >= LONG * x.shape[0]:
+    if x.shape[1] >= LONG * x.shape[0] > 0:
         q, r = qr(adjoint(x))
         u, s, wh = svd(adjoint(r), what)
         return u, s, wh @ adjoint(q)
-    if x.shape[0] >= LONG * x.shape[1]:
+    if x.shape[0] >= LONG * x.shape[1] > 0:
         q, r = qr(x)
         u, s, vh = svd(r, what)
         return q @ u, s, vh

@@ -10,7 +10,7 @@ import numpy as np
 from ttcore import construct, joining, sources
 from ttcore.arrays import as_array, dtype_name, namespace
 from ttcore.cores import as_four_way, check_modes
-from ttcore.decompose import tt_svd
+from ttcore.decompose import begins_tall, tt_svd
 from ttcore.errors import TTShapeError
 from ttcore.linear import pairing
 from ttcore.matrix import TTMatrix
@@ -93,10 +93,11 @@ def from_dense(
     -----
     :math:`\|A - B\| \le \epsilon\|A\| + c\sqrt d\,u\,\|A\|`, u being the machine epsilon; the ranks
     are at most those that truncating each unfolding to
-    :math:`\epsilon/\sqrt{d-1}` needs. The array is read once where its ranks are low, two to four
-    times otherwise, and not copied. Cost
-    about 2 m multiply-adds for each entry,
-    m <= 64.
+    :math:`\epsilon/\sqrt{d-1}` needs by 'svd' (for files the budget is a little smaller). The
+    array is read once where its ranks are low, two to four times otherwise, and not copied where
+    the modes that run fastest are few beside the others. Cost about 2 m multiply-adds for each
+    entry, m <= 64; by 'randomized' a few passes for each doubling
+    of a sketch of 24 rows.
 
     References
     ----------
@@ -189,8 +190,8 @@ def matrix_from_dense(
 
     Notes
     -----
-    The entries are brought into the order of the modes block by block where NumPy's array is large,
-    never by a copy of the whole.
+    A large matrix of NumPy's is brought into the order of the modes block by block, without a copy
+    of the whole, where the last modes are few beside the others.
 
     Examples
     --------
@@ -224,10 +225,12 @@ def matrix_from_dense(
                 f"choose modes whose product is {length}, or pad A"
             )
     with meter(progress) as reading:
+        stream = None
         if outside or (isinstance(a, np.ndarray) and a.nbytes > sources.SMALL):
             # in blocks, each permuted on its way: a permuted copy of all would be as large again
             axes = [(m > 1) + (n > 1) for m, n in zip(rows, cols, strict=True)]
             stream = Stream(Paired(a, "A", reading, rows, cols), axes)
+        if stream is not None and (outside or begins_tall(stream)):
             cores, info, center = tt_svd(stream, eps=eps, max_rank=max_rank, method=method, rng=rng)
         else:
             with _at_once(a, reading):

@@ -53,6 +53,8 @@ class Mapped:
         low, high = byte_bounds(piece)
         if high - low > 2 * piece.nbytes:  # much between its parts is not wanted
             return
+        if not self._holds(low, high):
+            return
         if self._file is not None:
             os.posix_fadvise(self._file, self._place(low), high - low, os.POSIX_FADV_WILLNEED)
             return
@@ -62,7 +64,7 @@ class Mapped:
     def read(self, piece: Array, out: Array) -> bool:
         """Whether ``out`` now holds this part of the map, read from the file."""
         plain = piece.flags.c_contiguous and piece.dtype == out.dtype
-        if self._file is None or not plain:
+        if self._file is None or not plain or not self._holds(*byte_bounds(piece)):
             return False
         left = memoryview(out.reshape(-1).view(np.uint8))
         position = self._place(piece.ctypes.data)
@@ -72,6 +74,10 @@ class Mapped:
                 raise EOFError(f"a mapped file ends at byte {position}, within the array")
             left, position = left[count:], position + count
         return True
+
+    def _holds(self, low: int, high: int) -> bool:
+        """Whether this is memory of the map: an array made by a subclass need not be."""
+        return bool(self._base <= low and high <= self._base + len(self._map))
 
     def _place(self, address: int) -> int:
         """Where in the file this address is mapped from."""
@@ -94,6 +100,6 @@ def _mapping(address: int) -> tuple[int, int, int] | None:
                     major, minor = (int(part, 16) for part in device.split(":"))
                     place = int(offset, 16) + address - first
                     return place, os.makedev(major, minor), int(inode)
-    except OSError:  # not on this system
+    except (OSError, ValueError):  # not on this system
         pass
     return None

@@ -49,6 +49,8 @@ class Source:
         Told what is read.
     """
 
+    is_reversible = True  # whether it can be read by slices of its trailing axes
+
     def __init__(self, data: Any, what: str, meter: Meter) -> None:
         self.data, self.what, self.meter = data, what, meter
         self._mapped = Mapped(data)
@@ -60,6 +62,11 @@ class Source:
                 f"{what} has dtype {data.dtype}, which NumPy does not know"
             ) from error
         self.dtype = np.dtype(compute_dtype(self.stored.name, what))
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether another pass costs no more than the work on it."""
+        return isinstance(self.data, np.ndarray) and not isinstance(self.data, np.memmap)
 
     @property
     def nbytes(self) -> int:
@@ -116,8 +123,11 @@ class Reversed(Source):
 class Paired(Source):
     """A matrix (M, N) as an array (m_1, n_1, m_2, n_2, ...) without the modes of 1.
 
-    Read by rectangles, which are permuted on their way into the block.
+    Read by rectangles, which are permuted on their way into the block; slices of trailing axes
+    would be none.
     """
+
+    is_reversible = False
 
     def __init__(
         self, data: Any, what: str, meter: Meter, rows: Sequence[int], cols: Sequence[int]
