@@ -271,7 +271,7 @@ def test_data_sets_of_hdf5(tmp_path, chunks):
         ((2, 3, 4), (5, 6, 1)),
         ((1, 8, 1), (8, 1, 9)),
         ((7,) * 3, (7,) * 3),
-        ((2, 60), (2, 50)),  # tall from the wrong end only
+        ((2, 100), (2, 60)),  # tall from the wrong end only
     ],
     ids=str,
 )
@@ -294,11 +294,12 @@ def test_matrices_are_permuted_block_by_block(shape, eps):
 @pytest.mark.parametrize("eps", [0.3, 0.1, 1e-2])
 def test_a_large_matrix_in_memory_has_the_ranks_of_a_small_one(monkeypatch, eps):
     """It may be read again, so that no budget goes to what a sample missed."""
-    rows = cols = (24, 4, 4)
+    monkeypatch.setattr(streaming, "BLOCK", 2**16)
+    rows = cols = (48, 4, 4)
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.standard_normal((256, 256)))[0]
-    left = np.linalg.qr(rng.standard_normal((576, 256)))[0] * 0.95 ** np.arange(256)
-    A = (left @ basis.T).reshape(24, 24, 4, 4, 4, 4).transpose(0, 2, 4, 1, 3, 5).reshape(384, 384)
+    left = np.linalg.qr(rng.standard_normal((2304, 256)))[0] * 0.95 ** np.arange(256)
+    A = (left @ basis.T).reshape(48, 48, 4, 4, 4, 4).transpose(0, 2, 4, 1, 3, 5).reshape(768, 768)
     found = []
     for small in (0, 2**30):
         monkeypatch.setattr(sources, "SMALL", small)
