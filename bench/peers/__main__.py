@@ -48,7 +48,7 @@ def main() -> None:
         metavar="SECONDS",
         help="how long to wait, in all, for other processes to let the cores alone",
     )
-    parser.add_argument("--only", choices=sorted(SECTIONS), help="one section")
+    parser.add_argument("--only", choices=sorted(SECTIONS), nargs="+", help="these sections")
     options = parser.parse_args()
 
     def say(text: str) -> None:
@@ -62,7 +62,7 @@ def main() -> None:
         say(line)
     rows: list[Row] = []
     for name, cases in SECTIONS.items():
-        if options.only in (None, name):
+        if options.only is None or name in options.only:
             for row in cases(options.quick, say):
                 rows.append(row)
                 say("  | ".join(row))
