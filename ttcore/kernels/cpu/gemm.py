@@ -42,21 +42,21 @@ def gemm_nt(zero, m, n, k, count, a, lda, step_a, b, ldb, step_b, c, ldc):
     size = simd.entry_bytes(zero)
     i = 0
     while i < m:
-        tall = i + 4 <= m
+        tall = i + simd.DOTS <= m
         ai, ci = np.uintp(a + i * lda * size), np.uintp(c + i * ldc * size)
         j = 0
         while j < n:
             bj, cj = np.uintp(b + j * ldb * size), np.uintp(ci + j * size)
             if j + 4 <= n:
                 if tall:
-                    simd.dots_4x4(zero, ai, lda, step_a, bj, ldb, step_b, cj, ldc, k, count)
+                    simd.dots_tx4(zero, ai, lda, step_a, bj, ldb, step_b, cj, ldc, k, count)
                 else:
                     simd.dots_1x4(zero, ai, lda, step_a, bj, ldb, step_b, cj, ldc, k, count)
                 j += 4
             else:
                 if tall:
-                    simd.dots_4x1(zero, ai, lda, step_a, bj, ldb, step_b, cj, ldc, k, count)
+                    simd.dots_tx1(zero, ai, lda, step_a, bj, ldb, step_b, cj, ldc, k, count)
                 else:
                     simd.dots_1x1(zero, ai, lda, step_a, bj, ldb, step_b, cj, ldc, k, count)
                 j += 1
-        i += 4 if tall else 1
+        i += simd.DOTS if tall else 1

@@ -15,7 +15,14 @@ from numba import types
 from numba.extending import intrinsic
 
 from ttcore.kernels.cpu.cache import compiled
-from ttcore.kernels.cpu.simd import I64, TALL, Emitter, _constant, entry_bytes, vector_lanes
+from ttcore.kernels.cpu.simd import (
+    I64,
+    Emitter,
+    _constant,
+    entry_bytes,
+    in_heights,
+    vector_lanes,
+)
 
 WIDEST = 64  # bytes: with such registers there are 32, room for 8 x 3 accumulators
 
@@ -33,23 +40,6 @@ def _numbers(emit: Emitter, order: Any, start: Any, count: int, line: Any) -> li
 def _registers(emit: Emitter, base: Any, offset: Any, v: int) -> list[Any]:
     builder = emit.builder
     return [emit.at(base, builder.add(offset, _constant(j * emit.lanes))) for j in range(v)]
-
-
-def _in_heights(emit: Emitter, m: Any, tile: Any) -> None:
-    """``tile(height, start)`` for m rows: as many of 8 as there are, then one for each bit left."""
-    builder = emit.builder
-
-    def tall(step: Any, carried: list[Any]) -> list[Any]:
-        tile(TALL, builder.mul(step, _constant(TALL)))
-        return carried
-
-    emit.loop(builder.sdiv(m, _constant(TALL)), [], tall)
-    height = TALL // 2
-    while height:
-        bit = builder.and_(m, _constant(height))
-        with builder.if_then(builder.icmp_signed("!=", bit, _constant(0))):
-            tile(height, builder.and_(m, _constant(-2 * height)))
-        height //= 2
 
 
 def make_pick(v: int) -> Any:
@@ -86,7 +76,7 @@ def make_pick(v: int) -> Any:
                     for j, place in enumerate(_registers(emit, pc, offset, v)):
                         emit.store(sums[i * v + j], place)
 
-            _in_heights(emit, m, tile)
+            in_heights(emit, m, tile)
             return context.get_dummy_value()
 
         return signature, codegen
@@ -131,7 +121,7 @@ def make_gather(v: int) -> Any:
                 for value, place in zip(sums, places, strict=True):
                     emit.store(value, place)
 
-            _in_heights(emit, m, tile)
+            in_heights(emit, m, tile)
             return context.get_dummy_value()
 
         return signature, codegen

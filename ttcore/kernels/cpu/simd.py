@@ -20,10 +20,12 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ttcore.kernels.cpu.target import has_fma, vector_bytes
+from ttcore.kernels.cpu.target import has_fma, vector_bytes, vector_registers
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
-TALL = 8  # rows of a tile
+MANY = vector_registers() >= 32
+TALL = 8 if MANY else 6  # rows of a tile: with two registers across, all sums stay in registers
+DOTS = 4 if MANY else 2  # rows of a tile of dot products, with four across
 
 
 class Emitter:
@@ -199,6 +201,23 @@ def _tile(emit: Emitter, m: int, masks: list[Any], address: dict[str, Any]) -> N
         emit.store(sums[n], place, masks[n % v])
 
 
+def in_heights(emit: Emitter, m: Any, tile: Any) -> None:
+    """``tile(height, start)`` for m rows: as many of `TALL` as there are, one for each bit left."""
+    builder = emit.builder
+
+    def tall(step: Any, carried: list[Any]) -> list[Any]:
+        tile(TALL, builder.mul(step, _constant(TALL)))
+        return carried
+
+    emit.loop(builder.sdiv(m, _constant(TALL)), [], tall)
+    rest = builder.srem(m, _constant(TALL))
+    whole = builder.sub(m, rest)
+    for height in (4, 2, 1):
+        bit = builder.and_(rest, _constant(height))
+        with builder.if_then(builder.icmp_signed("!=", bit, _constant(0))):
+            tile(height, builder.add(whole, builder.and_(rest, _constant(-2 * height))))
+
+
 def make_columns(v: int, *, edge: bool) -> Any:
     """The intrinsic columns_V, or edge_V."""
 
@@ -224,18 +243,7 @@ def make_columns(v: int, *, edge: bool) -> Any:
                 }  # fmt: skip
                 _tile(emit, height, masks, address)
 
-            def tall(step, carried):
-                tile(TALL, builder.mul(step, _constant(TALL)))
-                return carried
-
-            emit.loop(builder.sdiv(m, _constant(TALL)), [], tall)
-            height = TALL // 2
-            while height:  # what is left: one tile for each bit of m
-                start = builder.and_(m, _constant(-2 * height))
-                bit = builder.and_(m, _constant(height))
-                with builder.if_then(builder.icmp_signed("!=", bit, _constant(0))):
-                    tile(height, start)
-                height //= 2
+            in_heights(emit, m, tile)
             return context.get_dummy_value()
 
         return signature, codegen
@@ -387,5 +395,5 @@ def entry_bytes(context, zero):
 # names of the module: Numba's disk cache does not find intrinsics in closures
 columns_2 = make_columns(2, edge=False)
 edge_2, edge_1 = make_columns(2, edge=True), make_columns(1, edge=True)
-dots_4x4, dots_4x1 = make_dots(4, 4), make_dots(4, 1)
+dots_tx4, dots_tx1 = make_dots(DOTS, 4), make_dots(DOTS, 1)
 dots_1x4, dots_1x1 = make_dots(1, 4), make_dots(1, 1)

@@ -1,4 +1,4 @@
-"""What the compiler compiles for: the width of vector registers, and whether it has an FMA."""
+"""What the compiler compiles for: its vector registers, and whether it has an FMA."""
 
 from functools import lru_cache
 
@@ -22,6 +22,13 @@ def vector_bytes() -> int:
     if "avx512f" in features():
         return 64
     return 32 if {"avx2", "fma"} <= features() else 16
+
+
+@lru_cache
+def vector_registers() -> int:
+    """How many vector registers there are: a tile that needs more keeps sums in memory."""
+    arm = llvm.get_default_triple().startswith(("aarch64", "arm64"))
+    return 32 if arm or "avx512f" in features() else 16
 
 
 @lru_cache
