@@ -4,6 +4,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -194,6 +195,50 @@ def test_other_targets_compile_to_their_registers(name, features, width, tmp_pat
     assert answer["error"] < 1e-4
     assert answer["calls"] == answer["zmm"] == 0
     assert (answer["ymm"] > 0) == (width == 32)
+
+
+TILES = """
+import json, re
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from ttcore.kernels.cpu import simd
+module = ir.Module("tile")
+module.triple = llvm.get_default_triple()
+i64 = ir.IntType(64)
+for zero in (types.float32, types.float64):
+    kind = ir.FunctionType(ir.VoidType(), [i64] * 8)
+    builder = ir.IRBuilder(ir.Function(module, kind, zero.name).append_basic_block())
+    emit = simd.Emitter(builder, zero)
+    a, b, c, row, col, ldb, ldc, k = builder.function.args
+    places = {n: emit.pointer(x) for n, x in zip("abc", (a, b, c))}
+    simd._tile(emit, simd.TALL, [None, None], {
+        **places, "row": row, "col": col, "ldb": ldb, "ldc": ldc, "k": k,
+        "add": ir.Constant(ir.IntType(1), 0),
+    })
+    builder.ret_void()
+llvm.initialize_native_target()
+llvm.initialize_native_asmprinter()
+machine = llvm.Target.from_default_triple().create_target_machine(cpu="CPU", opt=3)
+code = machine.emit_assembly(llvm.parse_assembly(str(module)))
+print(json.dumps({
+    "fused": len(re.findall(r"vfmadd", code)),
+    "spilled": len(re.findall(r"[yz]mm.*\\(%rsp\\)|\\(%rsp\\).*[yz]mm", code)),
+}))
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="x86 only")
+@pytest.mark.parametrize(
+    ("name", "features", "sums"),
+    [("haswell", "+avx2,+fma,+avx", 12), ("skylake-avx512", "+avx512f,+avx2,+fma,+avx", 16)],
+    ids=["sixteen", "thirty-two"],
+)
+def test_the_sums_of_a_tile_stay_in_registers(name, features, sums):
+    answer = in_a_process(
+        TILES.replace("CPU", name), NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES=features
+    )
+    assert answer == {"fused": 2 * sums, "spilled": 0}
 
 
 CROSS = """
