@@ -183,8 +183,8 @@ class Sweep:
     ) -> tuple[Array | Stream, list[Array]] | None:
         """The same by random combinations of the rows, ever more until the error is small enough.
 
-        None, with nothing changed, where half as many are needed as there are columns, or where
-        squares leave the range.
+        None, with nothing changed, where half as many as there are rows or columns do not suffice,
+        or where squares leave the range.
         """
         x, kernel, before = detached(a), _passes(a), self.norm
         m, bond = int(a.shape[1]), self._bond(modes)

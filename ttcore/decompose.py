@@ -77,9 +77,9 @@ def tt_svd(
     -----
     :math:`\|A - B\| \le \epsilon\|A\| + c\sqrt d\,u\,\|A\|`, measured on the way. Cost for
     :math:`N = \prod n_k` entries: about :math:`2 m N` multiply-adds, m <= 64 being the merged
-    trailing modes, in two to four passes over the array; up to 256 by a sample or a sketch, where
-    little more than its own width counts. C- and Fortran-ordered arrays are not copied where the
-    unfolding is tall whose columns are the modes that run fastest.
+    trailing modes, in two to four passes over the array; up to 256 are merged for a sample or a
+    sketch, whose cost does not grow with them. C- and Fortran-ordered arrays are not copied where
+    the unfolding is tall whose columns are the modes that run fastest.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""`TTLinear` against the dense layer, and everything that torch does with modules."""
+"""`TTLinear` against the dense layer: values, gradients, and what torch does with operators."""
 
 import numpy as np
 import pytest
