@@ -145,3 +145,10 @@ def eigh(x: Array) -> tuple[Array, Array]:
     xp = namespace(x)
     values, vectors = xp.linalg.eigh(x)
     return xp.clip(xp.flip(values), 0.0, None), xp.flip(vectors, axis=-1)
+
+
+def combinations(rows: int, columns: int, complex_: bool) -> np.ndarray:
+    """Random coefficients, the same at each call: so are the bits of results that rest on them."""
+    generator = np.random.default_rng(0)
+    real = generator.standard_normal((rows, columns))
+    return real + 1j * generator.standard_normal((rows, columns)) if complex_ else real

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ttcore.arrays import adjoint, detached, is_complex, namespace, rounding_unit
-from ttcore.factorisations import check_finite, qr, svd
+from ttcore.factorisations import check_finite, combinations, qr, svd
 from ttcore.truncation import choose_rank, noise
 from ttcore.typing import Array
 
@@ -71,7 +71,7 @@ def _by_sketch(x: np.ndarray, size: int, budget: float, cap: float) -> Leading |
     The range q holds all but ``rest`` of x. Singular values of q^H x are not above those of x, so
     that no smaller rank can do where their tail alone exceeds the budget.
     """
-    q, _ = qr(x @ _random(x.shape[1], size, is_complex(x)).astype(x.dtype, copy=False))
+    q, _ = qr(x @ combinations(x.shape[1], size, is_complex(x)).astype(x.dtype, copy=False))
     inside = adjoint(q) @ x
     rest = float(np.linalg.norm(x - q @ inside))
     if rest > budget:
@@ -85,9 +85,3 @@ def _by_sketch(x: np.ndarray, size: int, budget: float, cap: float) -> Leading |
     else:
         certain = rest <= NEGLIGIBLE * missed
     return Leading(q @ vectors[:, :rank], missed) if certain else None
-
-
-def _random(rows: int, columns: int, complex_: bool) -> np.ndarray:
-    generator = np.random.default_rng(0)  # the same at each call: so are the bits of a result
-    real = generator.standard_normal((rows, columns))
-    return real + 1j * generator.standard_normal((rows, columns)) if complex_ else real

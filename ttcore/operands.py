@@ -4,15 +4,25 @@ Rounding needs two contractions, one from each side. A sum has them term by term
 by factor; its large cores never exist.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Protocol
+
+import numpy as np
 
 from ttcore.algebra import modes_of
 from ttcore.arrays import common, default_device_like, namespace
 from ttcore.cores import ranks_of
 from ttcore.orthogonal import times_left, times_right
-from ttcore.scaling import beside_each_other, spread, tame_cores, unit, unit_cores
+from ttcore.scaling import (
+    beside_each_other,
+    is_ordinary,
+    moderate,
+    spread,
+    tame,
+    tame_cores,
+    unit_cores,
+)
 from ttcore.typing import Array, Cores
 
 
@@ -37,25 +47,54 @@ def edge(like: Array) -> Array:
 
 
 def first_core(operand: Operand) -> tuple[Array, int]:
-    """Core 0 (1, n, r) at unit size, and the exponent of the whole: where sweeps begin."""
-    left, exponent = unit(operand.left(0, edge(operand.like)))
-    return left, exponent + operand.exponent
+    """Core 0 (1, n, r) near unit size, and the exponent of the whole: where sweeps begin."""
+    left, exponent = moderate(operand.left(0, edge(operand.like)))
+    return left, exponent + operand.exponent  # known once all cores were used
 
 
 class Formed:
-    """A train that exists."""
+    """A train that exists.
+
+    Its cores are tamed as they are first used, and where the product leaves a doubt: to read them
+    all beforehand would take as long as a product with few vectors.
+    """
 
     def __init__(self, cores: Cores) -> None:
-        self.cores, self.exponent = tame_cores(cores)
+        self.cores, self.exponent = list(cores), 0
         self.modes, self.ranks, self.like = modes_of(cores), ranks_of(cores), cores[0]
+        self._used = [False] * len(cores)
+
+    def tamed(self) -> tuple[list[Array], int]:
+        """All cores as by `scaling.tame_cores`, and the exponent of the whole."""
+        for k in range(len(self.cores)):
+            self._tame(k)
+        return self.cores, self.exponent
 
     def left(self, k: int, t: Array) -> Array:
         """The matrix t (q, r_k) times core k: (q, n_k, r_{k+1})."""
-        return times_left(t, self.cores[k])
+        return self._product(k, lambda core: times_left(t, core))
 
     def right(self, k: int, w: Array) -> Array:
         """Core k times the matrix w (r_{k+1}, p): (r_k, n_k, p)."""
-        return times_right(self.cores[k], w)
+        return self._product(k, lambda core: times_right(core, w))
+
+    def _product(self, k: int, times: Callable[[Array], Array]) -> Array:
+        if self._used[k]:
+            return times(self.cores[k])
+        core = self.cores[k]
+        with np.errstate(all="ignore"):
+            found = times(core)
+        if is_ordinary(found):  # what is not finite in the core, or huge, would be so here
+            self._used[k] = True
+            return found
+        self._tame(k)
+        return found if self.cores[k] is core else times(self.cores[k])
+
+    def _tame(self, k: int) -> None:
+        if not self._used[k]:
+            self._used[k] = True
+            self.cores[k], exponent = tame(self.cores[k], f"core {k}")
+            self.exponent += exponent
 
 
 class Sum:

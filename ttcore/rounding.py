@@ -29,7 +29,7 @@ from ttcore.leading import leading
 from ttcore.operands import Formed, Operand, first_core
 from ttcore.orthogonal import reversed_cores
 from ttcore.rowspace import FEW, distortion, factor, factor_of_product
-from ttcore.scaling import absorb, ldexp, unit
+from ttcore.scaling import absorb, ldexp, moderate
 from ttcore.sketching import CONFIDENCE, sketch
 from ttcore.small import is_small, round_small
 from ttcore.truncation import Info, check_eps, check_max_rank, noise, per_bond
@@ -104,7 +104,7 @@ def round_operand(
     eps, atol = check_eps(eps), check_eps(atol, "atol")
     caps = check_max_rank(max_rank, d)
     if isinstance(operand, Formed) and center is None and is_small(operand):
-        return round_small(operand.cores, operand.exponent, eps, caps, atol, method)
+        return round_small(*operand.tamed(), eps, caps, atol, method)
     # the bases are found out of autograd's reach: gradients flow through the projections alone,
     # and are those of the identity where nothing is discarded
     loose = d if center is None else center + 1  # cores from here on are orthonormal
@@ -122,7 +122,7 @@ def round_operand(
         rows = xp.reshape(left, (r * n, s))
         w, shift = right.get(k + 1, (None, 0))
         # both factors are of unit size, the product need not be: its squares must not vanish
-        seen, small = unit(detached(rows) if w is None else detached(rows) @ w)
+        seen, small = moderate(detached(rows) if w is None else detached(rows) @ w)
         now = exponent + shift + small
         if k == 0:
             size, origin = float(xp.linalg.vector_norm(seen)), now
@@ -131,7 +131,7 @@ def round_operand(
         found = leading(seen, ldexp(budget, origin - now), caps[k], f"the unfolding at bond {k}")
         lost.append((found.missed, now))
         done.append(xp.reshape(found.vectors, (r, n, found.vectors.shape[1])))
-        left, step = unit(operand.left(k + 1, adjoint(found.vectors) @ rows))
+        left, step = moderate(operand.left(k + 1, adjoint(found.vectors) @ rows))
         exponent += step
     rounded, new_center = absorb([*done, left], exponent, d - 1)
     error = math.hypot(*(ldexp(tail, now - origin) for tail, now in lost)) / size if size else 0.0
@@ -154,9 +154,9 @@ def _right_factors(operand: Operand, loose: int, *, by_gram: bool) -> dict[int, 
         if whole is None:
             rows = detached(operand.right(k, right))
             r, n, p = rows.shape
-            rows, before = unit(xp.reshape(rows, (r, n * p)))
-            whole = factor(rows, by_gram=by_gram)
-        right, after = unit(whole)
+            rows, before = moderate(xp.reshape(rows, (r, n * p)))
+            whole = factor(rows, by_gram=by_gram, expected=right.shape[1])
+        right, after = moderate(whole)
         exponent += before + after
         found[k] = right, exponent
     return found

@@ -10,6 +10,10 @@ alone would be blind below :math:`\sqrt u`; here each one is asked for three dig
 has to a relative accuracy of about :math:`m u / \mathrm{DEPTH}^2`. Rows are dropped where less is
 left of them than Householder's method leaves in noise: u times the row's own norm.
 
+Where far fewer directions than rows are expected, a QR decomposition with pivoting, of a few random
+combinations of the columns, finds rows that span the others. What these have outside of that span
+is formed and measured, and where it is more than noise the rounds begin.
+
 Source of the scaling argument (errors of a Cholesky decomposition scale with the rows): J. Demmel,
 On floating point errors in Cholesky, LAPACK Working Note 14, 1989.
 """
@@ -18,18 +22,28 @@ from typing import Any
 
 import numpy as np
 
-from ttcore.arrays import adjoint, astype, conj, dtype_name, in_double, namespace, rounding_unit
-from ttcore.factorisations import triangle
-from ttcore.kernels.dispatch import tsqr
+from ttcore.arrays import (
+    adjoint,
+    astype,
+    dtype_name,
+    in_double,
+    namespace,
+    rounding_unit,
+)
+from ttcore.factorisations import combinations, qr, triangle
+from ttcore.kernels import dispatch
 from ttcore.truncation import noise
 from ttcore.typing import Array
 
 FEW = 32  # rows up to which LAPACK's QR is the quicker way
 DEPTH = 1e-3  # how far one Cholesky decomposition is trusted
 SMALLEST = 2.0**-300  # norm of a row that has not vanished
+LARGEST = 2.0**300  # norm of a row whose square is in range
+SPARE = 8  # random columns beyond the directions expected, of which there are
+FEWER = 3  # times fewer than rows
 
 
-def factor(c: Array, *, by_gram: bool = False) -> Array:
+def factor(c: Array, *, by_gram: bool = False, expected: int | None = None) -> Array:
     r"""W (m, k) with :math:`W W^H = C C^H`, k <= min(m, n).
 
     Parameters
@@ -39,6 +53,8 @@ def factor(c: Array, *, by_gram: bool = False) -> Array:
     by_gram : bool
         Never by Householder's method: for few rows too, and for arrays of other libraries, whose QR
         may be slow, by two Gram matrices.
+    expected : int, optional
+        How many directions the rows may span; decides what is tried first.
 
     Returns
     -------
@@ -50,7 +66,8 @@ def factor(c: Array, *, by_gram: bool = False) -> Array:
     Rows are exact to about u times their own norm, as those of Householder's method, the factor as
     a whole to a relative :math:`m u / \mathrm{DEPTH}^2`, about 2e-8 for 200 rows. Cost m^2 n
     multiply-adds (half of that by symmetry) where the rows are independent to three digits; some
-    3 m^2 n where they are graded over all digits.
+    3 m^2 n where they are graded over all digits; 6 m n k where k directions were expected and
+    found.
     """
     m, n = c.shape
     if n <= m:
@@ -59,7 +76,12 @@ def factor(c: Array, *, by_gram: bool = False) -> Array:
         return _of_scaled_rows(c) if by_gram else adjoint(triangle(adjoint(c)))
     if m <= FEW and not by_gram:
         return adjoint(triangle(adjoint(c)))
-    found = _Rounds(in_double(c), noise(m, rounding_unit(c))).run()
+    rows, floor = in_double(c), noise(m, rounding_unit(c))
+    found = None
+    if expected is not None and FEWER * (expected + SPARE) <= m:
+        found = _of_few(rows, expected + SPARE, floor)
+    if found is None:
+        found = _Rounds(rows, floor).run()
     return astype(found, dtype_name(c.dtype)) if found.shape[1] else c[:, :1]  # all is zero
 
 
@@ -69,12 +91,9 @@ def factor_of_product(core: np.ndarray, w: np.ndarray) -> Array | None:
     None where one Gram matrix does not suffice: `factor` has to see them all. Both arrays of one
     dtype, far from the ends of its range.
     """
-    gram = np.zeros((len(core),) * 2, np.result_type(core, np.float64))
-    for j in range(core.shape[1]):  # a slice and its product stay in cache
-        rows = in_double(core[:, j, :] @ w)
-        gram += rows @ adjoint(rows)
+    gram = dispatch.rows_gram(core, w).gram(core, w)
     sizes = np.sqrt(np.diagonal(gram).real)
-    if not sizes.min() > SMALLEST:
+    if not SMALLEST < sizes.min() <= sizes.max() < LARGEST:
         return None
     root = _well_conditioned(gram / np.outer(sizes, sizes))
     return None if root is None else astype(sizes[:, None] * root, dtype_name(core.dtype))
@@ -90,8 +109,37 @@ def _of_scaled_rows(c: Array) -> Array:
     sizes = xp.max(xp.abs(c), axis=1, keepdims=True)
     sizes = xp.where(sizes > 0, sizes, xp.ones_like(sizes))
     turned = adjoint(c / sizes)
-    root = tsqr.r_factor(turned, tsqr.gram(turned), fine=True)
+    root = dispatch.tsqr.r_factor(turned, dispatch.tsqr.gram(turned), fine=True)
     return adjoint(astype(root, dtype_name(c.dtype))) * sizes
+
+
+def _of_few(c: np.ndarray, count: int, floor: float) -> np.ndarray | None:
+    """W from the few rows that span all: those that ``count`` random columns find independent.
+
+    None where they leave more of a row than ``floor`` times its norm.
+    """
+    from scipy.linalg import lapack
+
+    complex_ = np.iscomplexobj(c)
+    sizes = _norms(c)
+    if not SMALLEST < sizes.min() <= sizes.max() < LARGEST:
+        return None
+    seen = (c @ combinations(c.shape[1], count, complex_)) / sizes[:, None]
+    pivoted: Any = getattr(lapack, "zgeqp3" if complex_ else "dgeqp3")
+    r, pivots, *_ = pivoted(adjoint(seen))
+    left = np.abs(np.diagonal(r))
+    rank = int((left > 4.0 * floor * left[0]).sum())
+    first = pivots[:rank] - 1
+    # rows that exist are orthogonalised: what rounding leaves of others is then their own, times
+    # coefficients near 1, while a basis of the combinations would miss several times that
+    q, _ = qr(adjoint(c[first] / sizes[first, None]))
+    w: np.ndarray = c @ q
+    return w if (_norms(c - w @ adjoint(q)) <= floor * sizes).all() else None
+
+
+def _norms(rows: np.ndarray) -> np.ndarray:
+    found: np.ndarray = np.sqrt(np.vecdot(rows, rows).real)
+    return found
 
 
 class _Rounds:
@@ -159,8 +207,7 @@ class _Rounds:
 
     def _drop(self) -> None:
         """Forget rows of which noise alone is left."""
-        sizes = np.sqrt(np.einsum("ij,ij->i", conj(self.rest), self.rest).real)
-        kept = sizes > self.least[self.rows]
+        kept = _norms(self.rest) > self.least[self.rows]
         self.rest, self.rows = self.rest[kept], self.rows[kept]
 
 

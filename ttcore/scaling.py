@@ -15,6 +15,7 @@ from ttcore.arrays import dtype_name, largest
 from ttcore.factorisations import check_finite
 from ttcore.typing import Array, Cores
 
+NEAR = 16  # binary digits
 PIECE = 2**12  # entries of a dot product that BLAS leaves to one thread
 
 
@@ -51,6 +52,15 @@ def unit(x: Array) -> tuple[Array, int]:
     return shifted(x, -exponent), exponent
 
 
+def moderate(x: Array) -> tuple[Array, int]:
+    """``(x, 0)`` where the norm is near 1, `unit` of x otherwise.
+
+    In a sweep, where arrays are far from the ends of the range but rarely: nothing is copied then.
+    """
+    exponent = _exponent_of_norm(x)
+    return (x, 0) if exponent is not None and abs(exponent) <= NEAR else unit(x)
+
+
 def _exponent_of_norm(core: Array) -> int | None:
     """The e for which the norm is in [2**(e-1), 2**e); None where that does not come cheaply.
 
@@ -76,32 +86,26 @@ def is_ordinary(core: Array) -> bool:
     return _exponent_of_norm(core) is not None
 
 
-def tame(core: Array) -> tuple[Array, int]:
-    """``(core, 0)``, or ``(y, e)`` with ``core == y * 2**e`` where squares may leave the range."""
+def tame(core: Array, what: str | None = None) -> tuple[Array, int]:
+    """``(core, 0)``, or ``(y, e)`` with ``core == y * 2**e`` where squares may leave the range.
+
+    Raises
+    ------
+    TTValueError
+        If the core holds NaN or Inf and has a name, ``what``.
+    """
     if is_ordinary(core):
         return core, 0
+    if what is not None:
+        check_finite(core, what)
     exponent = unit_exponent(core)
     return (core, 0) if abs(exponent) <= reach(core) // 4 else (shifted(core, -exponent), exponent)
 
 
 def tame_cores(cores: Cores) -> tuple[list[Array], int]:
-    """Every core as by `tame`, and the sum of the exponents.
-
-    Raises
-    ------
-    TTValueError
-        If a core holds NaN or Inf, naming it.
-    """
-    tamed, total = [], 0
-    for k, core in enumerate(cores):
-        if is_ordinary(core):
-            tamed.append(core)
-            continue
-        check_finite(core, f"core {k}")
-        small, exponent = tame(core)
-        tamed.append(small)
-        total += exponent
-    return tamed, total
+    """Every core as by `tame`, and the sum of the exponents."""
+    pairs = [tame(core, f"core {k}") for k, core in enumerate(cores)]
+    return [core for core, _ in pairs], sum(exponent for _, exponent in pairs)
 
 
 def unit_cores(cores: Cores) -> tuple[list[Array], int]:

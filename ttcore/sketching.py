@@ -21,7 +21,7 @@ from ttcore.arrays import (
 )
 from ttcore.factorisations import qr
 from ttcore.operands import Formed, Operand, edge, first_core
-from ttcore.scaling import shifted, unit
+from ttcore.scaling import moderate, shifted
 from ttcore.truncation import noise
 from ttcore.typing import Array, Cores
 
@@ -112,8 +112,8 @@ def _left_orthogonal(
         fixed, (right, _), (probe, shift) = detached(rows), sketches[k + 1], probes[k + 1]
         # a sketch no narrower than the bond spans all of it
         whole = right.shape[1] >= s
-        q = qr(fixed)[0] if whole else _basis(unit(fixed @ right)[0])
-        seen, small = unit(fixed @ probe)
+        q = qr(fixed)[0] if whole else _basis(moderate(fixed @ right)[0])
+        seen, small = moderate(fixed @ probe)
         norm = float(xp.linalg.matrix_norm(seen))
         if k == 0 and allowed is not None:
             value = norm / math.sqrt(PROBES)
@@ -127,7 +127,7 @@ def _left_orthogonal(
         missed.append(part)
         present = math.sqrt(max(present**2 - part**2, 0.0))
         done.append(xp.reshape(q, (r, n, q.shape[1])))
-        left, step = unit(operand.left(k + 1, adjoint(q) @ rows))
+        left, step = moderate(operand.left(k + 1, adjoint(q) @ rows))
         exponent += step
     value = float(xp.linalg.vector_norm(detached(left)))
     return Sketch([*done, left], exponent, value, tuple(missed))
@@ -165,7 +165,7 @@ def _right_products(
             columns = right.shape[1]
             random = generator.standard_normal((n * columns, size)) / math.sqrt(columns)
             rows = xp.reshape(both[:, :, start : start + columns], (r, n * columns))
-            product, shift = unit(rows @ from_numpy(random, like))
+            product, shift = moderate(rows @ from_numpy(random, like))
             products[k] = product, exponent + shift
             start += columns
     return found
