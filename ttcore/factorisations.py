@@ -150,5 +150,5 @@ def eigh(x: Array) -> tuple[Array, Array]:
 def combinations(rows: int, columns: int, complex_: bool) -> np.ndarray:
     """Random coefficients, the same at each call: so are the bits of results that rest on them."""
     generator = np.random.default_rng(0)
-    real = generator.standard_normal((rows, columns))
-    return real + 1j * generator.standard_normal((rows, columns)) if complex_ else real
+    found = generator.random((rows, columns)) - 0.5  # three times as quick as normal ones
+    return found + 1j * (generator.random((rows, columns)) - 0.5) if complex_ else found

@@ -28,7 +28,7 @@ from ttcore.errors import TTValueError
 from ttcore.leading import leading
 from ttcore.operands import Formed, Operand, first_core
 from ttcore.orthogonal import reversed_cores
-from ttcore.rowspace import FEW, distortion, factor, factor_of_product
+from ttcore.rowspace import distortion, factor
 from ttcore.scaling import absorb, ldexp, moderate
 from ttcore.sketching import CONFIDENCE, sketch
 from ttcore.small import is_small, round_small
@@ -149,28 +149,13 @@ def _right_factors(operand: Operand, loose: int, *, by_gram: bool) -> dict[int, 
     exponent = 0
     found: dict[int, tuple[Array, int]] = {}
     for k in range(last - 1, 0, -1):
-        whole = _of_whole_rows(operand, k, right)
-        before = 0
-        if whole is None:
-            rows = detached(operand.right(k, right))
-            r, n, p = rows.shape
-            rows, before = moderate(xp.reshape(rows, (r, n * p)))
-            whole = factor(rows, by_gram=by_gram, expected=right.shape[1])
-        right, after = moderate(whole)
+        rows = detached(operand.right(k, right))
+        r, n, p = rows.shape
+        rows, before = moderate(xp.reshape(rows, (r, n * p)))
+        right, after = moderate(factor(rows, by_gram=by_gram, expected=right.shape[1]))
         exponent += before + after
         found[k] = right, exponent
     return found
-
-
-def _of_whole_rows(operand: Operand, k: int, right: Array) -> Array | None:
-    """The factor of the rows at bond k where none seems redundant, from one pass over the core."""
-    if not isinstance(operand, Formed) or not isinstance(right, np.ndarray):
-        return None
-    core = operand.cores[k]
-    r, n, _ = core.shape
-    if r <= FEW or not r <= right.shape[1] < n * r:
-        return None
-    return factor_of_product(core, right)
 
 
 def round_randomized(

@@ -31,7 +31,7 @@ from ttcore.arrays import (
     rounding_unit,
 )
 from ttcore.factorisations import combinations, qr, triangle
-from ttcore.kernels import dispatch
+from ttcore.kernels.dispatch import tsqr
 from ttcore.truncation import noise
 from ttcore.typing import Array
 
@@ -85,20 +85,6 @@ def factor(c: Array, *, by_gram: bool = False, expected: int | None = None) -> A
     return astype(found, dtype_name(c.dtype)) if found.shape[1] else c[:, :1]  # all is zero
 
 
-def factor_of_product(core: np.ndarray, w: np.ndarray) -> Array | None:
-    """W of the rows (r, n p) of a core (r, n, s) times w (s, p), which are not formed.
-
-    None where one Gram matrix does not suffice: `factor` has to see them all. Both arrays of one
-    dtype, far from the ends of its range.
-    """
-    gram = dispatch.rows_gram(core, w).gram(core, w)
-    sizes = np.sqrt(np.diagonal(gram).real)
-    if not SMALLEST < sizes.min() <= sizes.max() < LARGEST:
-        return None
-    root = _well_conditioned(gram / np.outer(sizes, sizes))
-    return None if root is None else astype(sizes[:, None] * root, dtype_name(core.dtype))
-
-
 def distortion(m: int, *, by_gram: bool = False) -> float:
     """Relative error of ‖v^H W‖ from factors of m rows, beside what rows lose on their own."""
     return m * 2.0**-53 / DEPTH**2 if m > FEW or by_gram else 0.0
@@ -109,7 +95,7 @@ def _of_scaled_rows(c: Array) -> Array:
     sizes = xp.max(xp.abs(c), axis=1, keepdims=True)
     sizes = xp.where(sizes > 0, sizes, xp.ones_like(sizes))
     turned = adjoint(c / sizes)
-    root = dispatch.tsqr.r_factor(turned, dispatch.tsqr.gram(turned), fine=True)
+    root = tsqr.r_factor(turned, tsqr.gram(turned), fine=True)
     return adjoint(astype(root, dtype_name(c.dtype))) * sizes
 
 

@@ -16,7 +16,7 @@ from ttcore.factorisations import check_finite
 from ttcore.typing import Array, Cores
 
 NEAR = 16  # binary digits
-PIECE = 2**12  # entries of a dot product that BLAS leaves to one thread
+PIECE = 2**13  # entries of a dot product that BLAS leaves to one thread
 
 
 def reach(x: Array) -> int:
@@ -71,9 +71,11 @@ def _exponent_of_norm(core: Array) -> int | None:
         return None
     flat = core.reshape(-1)
     whole = flat.size - flat.size % PIECE
-    pieces, rest = flat[:whole].reshape(-1, PIECE), flat[whole:]
-    with np.errstate(all="ignore"):
-        square = float(np.vecdot(pieces, pieces).sum().real) + float(np.vdot(rest, rest).real)
+    square = float(np.vdot(flat[whole:], flat[whole:]).real)
+    if whole:
+        pieces = flat[:whole].reshape(-1, PIECE)
+        with np.errstate(all="ignore"):
+            square += float(np.vecdot(pieces, pieces).sum().real)
     room = 2.0 ** (reach(core) // 2)
     return math.frexp(math.sqrt(square))[1] if 1.0 / room < square < room else None
 

@@ -28,7 +28,7 @@ from ttcore.typing import Array, Cores
 PROBES = 10
 OVERSAMPLING = 10
 CONFIDENCE = 3.0  # times the estimated error of a sketch must fit the budget
-FIRST = 24  # width of the first sketch
+FIRST = 22  # width of the first sketch: 32 columns with the probes, which fill whole registers
 HOPELESS = 4.0  # times the allowed error, missed at one bond: a sketch is given up
 
 #: (width, value, exponent) -> relative error allowed where the norm is ``value * 2**exponent``

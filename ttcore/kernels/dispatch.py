@@ -16,7 +16,7 @@ from ttcore.kernels.portable import rows as portable_rows
 from ttcore.kernels.portable import tsqr
 from ttcore.typing import Array
 
-__all__ = ["chain", "gather", "interfaces", "is_native", "passes", "rows", "rows_gram", "tsqr"]
+__all__ = ["chain", "gather", "interfaces", "is_native", "passes", "rows", "tsqr"]
 
 NARROW = 256  # and the most columns: beyond, BLAS cuts the columns into blocks too
 LARGE = 2**17  # entries of a tall matrix from which the compiled passes are used
@@ -51,17 +51,8 @@ def gather(compiled: bool) -> Any:
 def interfaces(g: Array, h: Array) -> Any:
     """The module whose ``advance`` takes an interface past these two cores."""
     (r, n, t), (s, _, u) = g.shape, h.shape
-    return _interfaces(n * r * u * (s + t), max(r * s, r * u, t * u), g)
-
-
-def rows_gram(core: Array, w: Array) -> Any:
-    """The module whose ``gram`` takes a factor of an interface past this core."""
-    (r, n, s), p = core.shape, w.shape[1]
-    return _interfaces(n * r * p * (s + r), max(s * p, r * p, r * r), core)
-
-
-def _interfaces(work: int, entries: int, like: Array) -> Any:
-    if work < HEAVY or entries > CACHED or not is_native(like):
+    light = n * r * u * (s + t) < HEAVY
+    if light or max(r * s, r * u, t * u) > CACHED or not is_native(g):
         return portable_interfaces
     from ttcore.kernels.cpu import interfaces as compiled_interfaces
 

@@ -77,10 +77,10 @@ def _pass(
                 )  # fmt: skip
 
     run_blocks(block, shares, 1)
-    return z, mirrored(inners), mirrored(outers), float(squares.sum())
+    return z, _mirrored(inners), _mirrored(outers), float(squares.sum())
 
 
-def mirrored(parts: Array) -> Array:
+def _mirrored(parts: Array) -> Array:
     """The sum of the parts, its lower triangle replaced by the upper one's mirror image."""
     total = parts[0]
     for part in parts[1:]:
