@@ -3,8 +3,8 @@
 import numpy as np
 
 from ttcore.kernels.cpu.buffers import LINE, aligned
-from ttcore.kernels.cpu.cache import compiled
-from ttcore.kernels.cpu.gemm import gemm, gemm_nt
+from ttcore.kernels.cpu.cache import compiled, reordered
+from ttcore.kernels.cpu.gemm import gemm
 from ttcore.kernels.cpu.memory import prefetch
 from ttcore.kernels.cpu.simd import entry_bytes, vector_lanes
 
@@ -21,6 +21,14 @@ def add_gram(zero, b, rows, columns, total):
             zero, high, high - j, rows, at, 1, columns, np.uintp(at + j * size), columns,
             np.uintp(to + j * size), columns, True,
         )  # fmt: skip
+
+
+@reordered
+def _squares(x, count):
+    total = 0.0
+    for e in range(np.uintp(count)):
+        total += x[e] * x[e]
+    return total
 
 
 @compiled
@@ -41,7 +49,7 @@ def sweep(zero, a, scale, basis, back, z, inner, outer, step):
     flat, out = a.reshape(a.size), z.reshape(z.size)
     rest, part = aligned(basis, step * m), aligned(basis, step * max(r, 1))
     v, w = np.uintp(basis.ctypes.data), np.uintp(back.ctypes.data)
-    square = np.zeros(1, basis.dtype)
+    square = 0.0
     for i in range(0, n, step):
         rows = min(step, n - i)
         block = flat[i * m : (i + rows) * m]
@@ -64,6 +72,5 @@ def sweep(zero, a, scale, basis, back, z, inner, outer, step):
         if outer.shape[0]:
             add_gram(zero, rest, rows, m, outer)
         elif z.shape[0]:
-            e = rows * m
-            gemm_nt(zero, 1, 1, e, 1, q, e, 0, q, e, 0, np.uintp(square.ctypes.data), 1)
-    return square[0]
+            square += _squares(rest, rows * m)
+    return square

@@ -10,6 +10,7 @@ import numpy as np
 
 from ttcore.kernels.cpu import tall
 from ttcore.kernels.cpu.pool import run_blocks
+from ttcore.kernels.cpu.simd import TALL
 from ttcore.typing import Array
 
 SHARES = 32  # partial sums, at most
@@ -60,7 +61,7 @@ def _pass(
     inners = np.zeros((shares, r if inner else 0, r if inner else 0))
     outers = np.zeros((shares, m if outer else 0, m if outer else 0))
     squares = np.zeros(shares)
-    step = max(8, STEP // m)
+    step = max(TALL, STEP // m // TALL * TALL)
     plain = a.flags.c_contiguous and a.flags.aligned
     chunk = share if plain else 16 * step
 
