@@ -122,6 +122,7 @@ def run(
         options.out / f"{name}.pt",
         seconds=60 * options.minutes,
         until=options.steps,
+        graphs=options.graphs,
         say=say,
     )
     record |= {
@@ -150,6 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit(f"--device cuda: torch {torch.__version__} sees no CUDA device here")
+    if options.graphs and options.device != "cuda":
+        raise SystemExit(f"--graphs: there are none on the {options.device}; give --device cuda")
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -170,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--minutes", type=float, default=math.inf, help="stop then; the next call goes on")
     add("--steps", type=int, help="stop after that step; the next call goes on")
     add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--graphs", action="store_true", help="on a GPU, record a step once and replay it")
     add("--threads", type=int, default=torch.get_num_threads())
     add("--validate", action="store_true", help="test on the last sixth of the training set")
     found = {}

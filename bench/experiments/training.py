@@ -111,13 +111,14 @@ def fit(
     *,
     seconds: float = math.inf,
     until: int | None = None,
+    graphs: bool = False,
     say: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
     """Train ``net`` from its checkpoint, or from the start where there is none.
 
     The network moves to where the batches are. Stops when the recipe is finished, after so many
     seconds (but makes one step), or at step ``until``; in any case between two steps, with a
-    checkpoint. ``say`` is called after every test.
+    checkpoint. ``say`` is called after every test. ``graphs``: see `record_graphs`.
     """
     net.to(batches.device)
     optimiser = (
@@ -128,6 +129,8 @@ def fit(
     torch.manual_seed(recipe.seed)  # of dropout; who makes the network seeds it before
     progress = _restore(checkpoint, net, optimiser, recipe) or Progress(0, [], [], 0.0, [])
     last = recipe.steps if until is None else min(until, recipe.steps)
+    if graphs:
+        record_graphs(net, batches.at(progress.step)[0])
     began = saved = time.perf_counter()
     spent, first = progress.seconds, progress.step
     clock = Clock(batches.device, progress)
@@ -210,6 +213,20 @@ class Clock:
 
     def _between(self, first: Any, last: Any) -> float:
         return first.elapsed_time(last) / 1e3 if self._on_gpu else last - first
+
+
+def record_graphs(net: nn.Module, x: Tensor) -> None:
+    """From now on, Python only starts forward and backward of a step on the GPU.
+
+    The network is run for that, and what this changes is put back: deviations of batches, random
+    numbers. Tests run as before.
+    """
+    net.train()
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    random = torch.cuda.get_rng_state()
+    torch.cuda.make_graphed_callables(net, (x,))
+    net.load_state_dict(state)
+    torch.cuda.set_rng_state(random)
 
 
 def _step(

@@ -129,6 +129,21 @@ def test_a_run_goes_on_on_another_device(tmp_path, change):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-3)
 
 
+def test_graphs_of_the_gpu_take_the_same_steps(tmp_path):
+    """Batch normalisation's state and dropout's numbers included, and they can be stopped."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    batches, nets = batches_on("cuda"), [net_of(0), net_of(0), net_of(0)]
+    expected = fit(nets[0], batches, RECIPE, tmp_path / "eager.pt")
+    found = fit(nets[1], batches, RECIPE, tmp_path / "graphs.pt", graphs=True)
+    for a, b in zip(found.history, expected.history, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-3)
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-2)
+    fit(nets[2], batches, RECIPE, tmp_path / "pieces.pt", until=7, graphs=True)
+    again = fit(net_of(9), batches, RECIPE, tmp_path / "pieces.pt", graphs=True)
+    assert again.history == found.history
+
+
 def test_the_order_of_images_is_the_same_on_every_device(batches):
     for step in (0, 14, 30):
         for a, b in zip(batches.at(step), batches_on("cpu").at(step), strict=True):
@@ -143,6 +158,8 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, batches):
 
 
 def test_a_gpu_that_is_not_there_is_refused(command, monkeypatch):
+    with pytest.raises(SystemExit, match="none on the cpu; give --device cuda"):
+        command("t3f --graphs", "none")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="sees no CUDA device"):
         command("t3f --device cuda", "none")
