@@ -8,12 +8,25 @@ import pytest
 import ttcore as tt
 from ttcore.testing import assert_within, dense, dense_matrix, distance, gamma, magnitude
 
-LIBRARIES = ["numpy", "array_api_strict", "torch", "jax.numpy"]
+LIBRARIES = ["numpy", "array_api_strict", "torch", "jax.numpy", "torch on CUDA"]
 METHODS = ["svd", "gram"]
+
+
+class TorchOnCuda:
+    """torch, whose arrays are made on the GPU."""
+
+    __name__ = "torch"
+
+    def asarray(self, a):
+        return pytest.importorskip("torch").asarray(a, device="cuda")
 
 
 @pytest.fixture(params=LIBRARIES)
 def xp(request):
+    if request.param == "torch on CUDA":
+        if not pytest.importorskip("torch", reason="needs torch").cuda.is_available():
+            pytest.skip("needs a CUDA device")
+        return TorchOnCuda()
     return pytest.importorskip(request.param, reason=f"needs {request.param.partition('.')[0]}")
 
 
@@ -37,7 +50,7 @@ def to_library(xp, a):
 
 
 def to_numpy(a):
-    return np.asarray(a.detach() if hasattr(a, "detach") else a)
+    return np.asarray(a.detach().cpu() if hasattr(a, "detach") else a)
 
 
 def cores_of(train):
@@ -45,7 +58,8 @@ def cores_of(train):
 
 
 def is_of(xp, a):
-    return isinstance(a, type(xp.asarray(np.ones(1, np.float32))))
+    one = xp.asarray(np.ones(1, np.float32))
+    return isinstance(a, type(one)) and a.device == one.device
 
 
 def tensor(xp, kind, seed=0):
@@ -238,6 +252,19 @@ def test_round_of_torch_trains_differentiates():
     assert exact.shape == expected.shape
     bound = 1e-13 * float(torch.abs(expected).max())
     assert float(torch.abs(cores[0].grad - expected).max()) <= bound
+
+
+def test_copies_of_torch_trains_differentiate():
+    """Where the library copies: a single core as a whole, a mode that is repeated, `copy`."""
+    torch = pytest.importorskip("torch", reason="differentiates through copies with torch")
+    core = torch.tensor(normal((1, 3, 1), np.float64), requires_grad=True)
+    one = torch.tensor(normal((1, 1, 1), np.float64), requires_grad=True)
+    x, y = tt.TTTensor([core]), tt.TTTensor([one])
+    for train in (x, x.copy(), x + y, x.orthogonalize(0), x.round(eps=1e-3)):
+        (gradient,) = torch.autograd.grad(train.to_dense().sum(), core)
+        torch.testing.assert_close(gradient, torch.ones_like(core))
+    (gradient,) = torch.autograd.grad((x + y).to_dense().sum(), one)
+    torch.testing.assert_close(gradient, 3 * torch.ones_like(one))
 
 
 def test_gathers_and_their_gradients_keep_the_library(xp, kind):

@@ -174,6 +174,16 @@ def test_the_page_shows_the_records():
         assert re.search(rf"^#+ {link}$", text, re.MULTILINE | re.IGNORECASE), link
 
 
+def test_the_page_says_what_was_made_on_a_gpu():
+    found = records.read_all(page.RECORDS)
+    name = "cifar-46656-r10"
+    found[name]["machine"]["gpu"] = "Some GPU"
+    text = page.measured(found)
+    assert re.search(rf"^\* processor: GPU: Some GPU; its host: .*\({name}\)$", text, re.MULTILINE)
+    assert "| TT 3072 → 6^6 → 4096, rank 10, on a GPU |" in text
+    assert text.count("GPU") == 3 + page.measured(records.read_all(page.RECORDS)).count("GPU")
+
+
 def test_every_record_is_on_the_page():
     shown = {*page.PERCEPTRONS, *page.WIDE, page.COMPRESSED, f"{page.COMPRESSED}-dense"}
     assert set(records.read_all(page.RECORDS)) <= shown

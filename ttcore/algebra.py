@@ -14,6 +14,7 @@ from ttcore.arrays import (
     astype,
     common,
     conj,
+    copied,
     default_device_like,
     dtype_name,
     is_complex,
@@ -57,9 +58,7 @@ def broadcast(x: Cores, shape: Sequence[int]) -> Cores:
     one = xp.ones((1, 1, 1), dtype=x[0].dtype, **default_device_like(x[0]))
     stretched = (*(one,) * missing, *x)
     return tuple(
-        g
-        if g.shape[1] == n
-        else xp.asarray(xp.broadcast_to(g, (g.shape[0], n, g.shape[2])), copy=True)
+        g if g.shape[1] == n else copied(xp.broadcast_to(g, (g.shape[0], n, g.shape[2])))
         for g, n in zip(stretched, shape, strict=True)
     )
 

@@ -145,6 +145,11 @@ def astype(x: Array, name: str) -> Array:
     return xp.astype(x, getattr(xp, name))
 
 
+def copied(x: Array) -> Array:
+    """A copy of its own; torch's autograd follows it, as it does not follow ``asarray``."""
+    return namespace(x).astype(x, x.dtype, copy=True)
+
+
 def in_double(x: Array) -> Array:
     """The array in double precision; in single where JAX was told to have no other."""
     if array_api_compat.is_jax_array(x) and not sys.modules["jax"].config.jax_enable_x64:

@@ -7,7 +7,7 @@ from typing import Any, NoReturn, Self
 import numpy as np
 
 from ttcore import contraction, display
-from ttcore.arrays import dtype_name, namespace
+from ttcore.arrays import copied, dtype_name, namespace
 from ttcore.cores import check_cores, digits, ranks_of, read_only, short
 from ttcore.errors import TTShapeError, TTSizeError, TTValueError
 from ttcore.typing import Array, Cores
@@ -126,7 +126,7 @@ class Chain:
             )
         dense = self._expanded()
         # of a single core it would be a view
-        return dense if len(self._cores) > 1 else namespace(dense).asarray(dense, copy=True)
+        return dense if len(self._cores) > 1 else copied(dense)
 
     def _expanded(self) -> Array:
         return namespace(*self._cores).reshape(contraction.expand(self._flat), self.shape)
@@ -185,9 +185,7 @@ class Chain:
 
     def copy(self) -> Self:
         """A train with cores of its own."""
-        return self._made(
-            tuple(namespace(g).asarray(g, copy=True) for g in self._cores), self._center
-        )
+        return self._made(tuple(map(copied, self._cores)), self._center)
 
 
 def _restored(kind: type[Chain], cores: Cores, center: int | None) -> Chain:

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from ttcore import streaming
-from ttcore.arrays import namespace
+from ttcore.arrays import copied, namespace
 from ttcore.cores import ranks_of
 from ttcore.cutting import Sweep
 from ttcore.errors import TTValueError
@@ -100,7 +100,7 @@ def tt_svd(
     if d == 1:  # no factorisation makes this core ours
         core = a.in_memory()[:, 0] if isinstance(a, Stream) else a
         check_finite(core, "a")
-        core = namespace(core).asarray(core, copy=True)
+        core = copied(core)
         whole = namespace(core).reshape(core, (1, modes[0], 1))
         return (whole,), Info(0.0, "measured", (1, 1), (), method), 0
     turned = _turned(a, modes)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ttcore.arrays import (
     adjoint,
     conj,
+    copied,
     default_device_like,
     detached,
     largest,
@@ -93,7 +94,7 @@ def orthogonal_cores(cores: Cores, center: int) -> tuple[list[Array], int]:
     xp = namespace(*cores)
     work, exponent = unit_cores(cores)
     if len(work) == 1:  # no factorisation makes this core ours
-        work = [xp.asarray(work[0], copy=True)]
+        work = [copied(work[0])]
     for k in range(center):
         r, n, s = work[k].shape
         q, t = qr(xp.reshape(work[k], (r * n, s)))

@@ -54,8 +54,8 @@ def compress(options: argparse.Namespace) -> None:
     data, name, dense = _mnist(options, 28), f"compress-r{options.rank}", networks.t3f(None)
     trained = run(options, f"{name}-dense", dense, data, TO_CUT, epochs=2)
     if trained["finished"]:
-        net = networks.compressed(dense, options.rank)
-        cut = test(net, Batches(data, TO_CUT, whiten=False))
+        net = networks.compressed(dense, options.rank).to(options.device)
+        cut = test(net, Batches(data, TO_CUT, whiten=False, device=options.device))
         before = {"dense": trained["result"], "cut": cut}
         run(options, name, net, data, TUNING, epochs=2, before=before)
 
@@ -102,13 +102,13 @@ def run(
         rate=options.rate or recipe.rate,
         decay=recipe.decay if options.decay is None else options.decay,
     )
-    batches = Batches(data, recipe, whiten=whiten)
+    batches = Batches(data, recipe, whiten=whiten, device=options.device)
     if epochs is not None or options.epochs:
         count = batches.per_epoch
         recipe = replace(recipe, steps=(options.epochs or epochs) * count, every=count)
     record: records.Record = {"experiment": options.experiment, "data": data.note, **more}
     record |= {"recipe": asdict(recipe), "parameters": networks.parameters(net)}
-    record |= {"steps_per_epoch": batches.per_epoch, "machine": records.machine()}
+    record |= {"steps_per_epoch": batches.per_epoch, "machine": records.machine(options.device)}
 
     def say(progress: Progress) -> None:
         at = progress.history[-1]
@@ -122,6 +122,7 @@ def run(
         options.out / f"{name}.pt",
         seconds=60 * options.minutes,
         until=options.steps,
+        graphs=options.graphs,
         say=say,
     )
     record |= {
@@ -148,6 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.experiment == "page":
         page.write(options.records, options.page)
         return
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(f"--device cuda: torch {torch.__version__} sees no CUDA device here")
+    if options.graphs and options.device != "cuda":
+        raise SystemExit(f"--graphs: there are none on the {options.device}; give --device cuda")
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -167,6 +172,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--decay", type=float, help="weight decay")
     add("--minutes", type=float, default=math.inf, help="stop then; the next call goes on")
     add("--steps", type=int, help="stop after that step; the next call goes on")
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--graphs", action="store_true", help="on a GPU, record a step once and replay it")
     add("--threads", type=int, default=torch.get_num_threads())
     add("--validate", action="store_true", help="test on the last sixth of the training set")
     found = {}

@@ -88,7 +88,8 @@ def _machines(found: Mapping[str, Record]) -> Iterator[str]:
         for name, record in found.items():
             text = record[key]
             if key == "machine":
-                text = _MACHINE.format(**text)
+                gpu = f"GPU: {text['gpu']}; its host: " if "gpu" in text else ""
+                text = gpu + _MACHINE.format(**text)
             kinds.setdefault(text, []).append(name)
         for text, names in kinds.items():
             which = "" if len(kinds) == 1 else f" ({', '.join(names)})"
@@ -112,7 +113,7 @@ def _table(found: Mapping[str, Record], group: Mapping[str, Published]) -> Itera
         if not record["finished"]:
             steps += f" of {record['recipe']['steps']:,}"
         yield _row(
-            other.network,
+            other.network + (", on a GPU" if "gpu" in record["machine"] else ""),
             f"{count['all']:,}",
             f"{count['cores']:,}" if count["cores"] else "–",
             other.report,

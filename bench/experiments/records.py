@@ -35,8 +35,8 @@ def milliseconds(times: Sequence[Sequence[float]]) -> dict[str, dict[str, float]
     }
 
 
-def machine() -> dict[str, Any]:
-    """In generic words, and the versions that matter."""
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """In generic words, and the versions that matter; the name of the GPU where one was used."""
     import torch
 
     import ttcore
@@ -44,7 +44,8 @@ def machine() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
     vectors = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else "no AVX2"
-    return {
+    gpu = {} if device == "cpu" else {"gpu": torch.cuda.get_device_name(device)}
+    return gpu | {
         "processor": f"{os.cpu_count()} cores, {platform.machine()}, {vectors}",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

@@ -59,9 +59,22 @@ def test_a_compressed_network_computes_what_the_dense_one_does_at_full_rank():
     torch.testing.assert_close(networks.compressed(dense, 700)(x), dense(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def batches():
-    return Batches(images.mnist(None).padded(32), RECIPE, whiten=False)
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    ),
+]
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def batches(request):
+    return batches_on(request.param)
+
+
+def batches_on(device):
+    return Batches(images.mnist(None).padded(32), RECIPE, whiten=False, device=device)
 
 
 def net_of(seed):
@@ -83,20 +96,79 @@ def test_a_run_in_pieces_gives_the_numbers_of_one_in_one_go(tmp_path, batches, o
     assert found.history == expected.history
     assert [point["step"] for point in found.history] == [5, 10, 15, 20, 24]
     for name, value in whole.state_dict().items():
+        assert value.device.type == batches.device.type
         assert torch.equal(value, pieces.state_dict()[name]), name
     assert len(found.times) == 24
 
 
 def test_a_run_learns_and_its_error_is_counted(tmp_path, batches):
     recipe = dataclasses.replace(RECIPE, rate=0.02, steps=80, every=80)
-    net = net_of(1)
+    net = net_of(1).to(batches.device)
     assert test(net, batches)["error"] > 70
     error = fit(net, batches, recipe, tmp_path / "net.pt").history[-1]["error"]
     x = torch.from_numpy(images.mnist(None).padded(32).x_test.reshape(360, -1))
     mean = batches.x.float().mean(dim=0)
-    answers = net.eval()((x.float() - mean) / 255).argmax(dim=1)
+    answers = net.eval()((x.to(mean) - mean) / 255).argmax(dim=1)
     assert error == pytest.approx(100 * (answers != batches.y_test).float().mean().item())
     assert error < 10
+
+
+@pytest.mark.parametrize("change", [("cpu", "cuda"), ("cuda", "cpu")], ids=" to ".join)
+def test_a_run_goes_on_on_another_device(tmp_path, change):
+    """Rounding apart with the same numbers, where there is no dropout."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    torch.manual_seed(0)
+    nets = [networks.mnist((4, 8, 8, 4), 2) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    expected = fit(nets[0], batches_on("cpu"), RECIPE, tmp_path / "whole.pt")
+    fit(nets[1], batches_on(change[0]), RECIPE, tmp_path / "moved.pt", until=7)
+    found = fit(nets[1], batches_on(change[1]), RECIPE, tmp_path / "moved.pt")
+    assert len(found.times) == 24
+    for a, b in zip(found.history, expected.history, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-3)
+
+
+def test_graphs_of_the_gpu_take_the_same_steps(tmp_path):
+    """Batch normalisation's state included; with dropout, they can be stopped and go on."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    batches = batches_on("cuda")
+    histories = []
+    for graphs in (False, True):
+        net = net_of(0)
+        del net[3]  # dropout
+        histories.append(
+            fit(net, batches, RECIPE, tmp_path / f"{graphs}.pt", graphs=graphs).history
+        )
+    for a, b in zip(*histories, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-3)
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-2)
+    found = fit(net_of(0), batches, RECIPE, tmp_path / "whole.pt", graphs=True)
+    fit(net_of(0), batches, RECIPE, tmp_path / "pieces.pt", until=7, graphs=True)
+    again = fit(net_of(9), batches, RECIPE, tmp_path / "pieces.pt", graphs=True)
+    assert again.history == found.history
+
+
+def test_the_order_of_images_is_the_same_on_every_device(batches):
+    for step in (0, 14, 30):
+        for a, b in zip(batches.at(step), batches_on("cpu").at(step), strict=True):
+            assert a.device.type == batches.device.type
+            torch.testing.assert_close(a.cpu(), b)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, batches):
+    recipe = dataclasses.replace(RECIPE, optimiser="sgd", rate=1e30)
+    with pytest.raises(SystemExit, match=r"the loss is (nan|inf) at step [1-9]"):
+        fit(net_of(0), batches, recipe, tmp_path / "net.pt")
+
+
+def test_a_gpu_that_is_not_there_is_refused(command, monkeypatch):
+    with pytest.raises(SystemExit, match="none on the cpu; give --device cuda"):
+        command("t3f --graphs", "none")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="sees no CUDA device"):
+        command("t3f --device cuda", "none")
 
 
 def test_other_options_than_the_checkpoint_has_are_refused(tmp_path, batches):

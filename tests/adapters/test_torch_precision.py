@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="the adapter needs torch")
 
 from torch import nn  # noqa: E402
 
-from ttcore.adapters.torch import TTLinear, host, tt_linear  # noqa: E402
+from ttcore.adapters.torch import TTLinear, host, ops, tt_linear  # noqa: E402
 
 HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 
@@ -112,6 +112,22 @@ def test_autocast_gives_the_output_in_its_dtype_and_gradients_in_that_of_the_par
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     with torch.autocast("cpu", dtype):
         torch.testing.assert_close(compiled(x), y)
+
+
+def test_autocast_does_not_reach_the_products_inside(monkeypatch):
+    """Nor where torch's own compute it: one rounding, at the end, and float32 within a graph."""
+    layer, x = layer_of(torch.float32), torch.randn(6, 28)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = layer(x)
+        torch.testing.assert_close(torch.func.vmap(layer)(x), expected)
+        monkeypatch.setattr(ops, "_on_cpu", lambda *tensors: False)  # as on another device
+        operands = (x.requires_grad_(), *layer.cores)
+        y = torch.ops.ttcore.fc(x, operands[1:], None)
+        found = torch.autograd.grad(y, operands, torch.ones_like(y))
+    assert {a.dtype for a in (y, *found)} == {torch.float32}
+    exact = torch.autograd.grad(layer(x), operands, torch.ones_like(y))
+    for a, b in zip(found, exact, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("autocast", [False, True])

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from ttcore.adapters.torch.host import HALF, run, run_backward
-from ttcore.adapters.torch.state import are_ordinary, is_recorded, is_transformed, is_watched
+from ttcore.adapters.torch.state import (
+    are_ordinary,
+    is_recorded,
+    is_transformed,
+    is_watched,
+    without_autocast,
+)
+from ttcore.errors import TTTypeError
 from ttcore.layers import fc
 from ttcore.layers.tangent import tangent, tangent_gradients
 
@@ -33,6 +40,11 @@ def tt_linear(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None = None) ->
     (..., M) tensor
         In the dtype of x where that is half precision, of the autocast where one is active, in the
         common dtype otherwise; complex where any of them is.
+
+    Raises
+    ------
+    TTShapeError, TTTypeError
+        If the tensors do not fit together, or are on several devices.
 
     Notes
     -----
@@ -66,7 +78,9 @@ _AUTOCAST = {torch.float32, torch.float16, torch.bfloat16}  # neither double nor
 
 def fc_of_torch(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> Tensor:
     """``ttcore::fc`` by torch's own products, which every transformation and exporter knows."""
-    return fc.forward(list(cores), x, bias)
+    _check_devices(x, cores, bias)
+    with without_autocast(x.device.type):
+        return fc.forward(list(cores), x, bias)
 
 
 def decompositions() -> dict[Any, Callable[..., Tensor]]:
@@ -103,13 +117,14 @@ class _Eager(torch.autograd.Function):
 
 @torch.library.custom_op("ttcore::fc", mutates_args=())
 def _fc(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> Tensor:
-    if _on_cpu(x, *cores):
+    if _on_cpu(x, *cores, *(() if bias is None else (bias,))):
         return run(x, cores, bias)
-    return fc.forward(cores, x, bias).contiguous()
+    return fc_of_torch(x, cores, bias).contiguous()
 
 
 @_fc.register_fake
 def _(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> Tensor:
+    _check_devices(x, cores, bias)
     inputs, outputs = (math.prod(g.shape[axis] for g in cores) for axis in (2, 1))
     torch._check(x.shape[-1] == inputs, lambda: f"x has shape {tuple(x.shape)}, N is {inputs}")
     return x.new_empty((*x.shape[:-1], outputs), dtype=_result_type(x, cores, bias))
@@ -119,7 +134,8 @@ def _(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> Tensor:
 def _fc_backward(x: Tensor, cores: Sequence[Tensor], gy: Tensor) -> list[Tensor]:
     if _on_cpu(x, gy, *cores):
         return run_backward(x, cores, gy)
-    gx, gcores, _ = fc.backward(cores, x, gy)
+    with without_autocast(x.device.type):
+        gx, gcores, _ = fc.backward(cores, x, gy)
     return [a.contiguous() for a in (gx, *gcores)]
 
 
@@ -171,6 +187,17 @@ _fc_backward.register_autograd(_backward_backward, setup_context=_save)
 
 def _on_cpu(*tensors: Tensor) -> bool:
     return all(a.device.type == "cpu" for a in tensors)
+
+
+def _check_devices(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> None:
+    """One error for what torch would complain about somewhere in a chain of products."""
+    for k, a in enumerate((*cores, bias)):
+        if a is not None and a.device != x.device:
+            name = f"core {k}" if k < len(cores) else "the bias"
+            raise TTTypeError(
+                f"x is on {x.device}, {name} on {a.device}; move the vectors or the layer, so that "
+                "all are on one device"
+            )
 
 
 def _result_type(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> torch.dtype:

@@ -4,6 +4,9 @@ There are no public ones. Each question stands here once, and where a version of
 name, the answer is the one that is right in any case, if slow: torch's own products.
 """
 
+import contextlib
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -44,3 +47,14 @@ def are_ordinary(tensors: tuple[Tensor | None, ...]) -> bool:
             continue  # a loop: `all` takes twice as long
         return False
     return True
+
+
+def without_autocast(device: str) -> Any:
+    """A context in which torch's products keep the dtypes that they are given.
+
+    An operator's own kernel still runs under the caller's autocast, which would round every state
+    between two cores to half precision.
+    """
+    if device != "meta" and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()
