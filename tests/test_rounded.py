@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import ttcore as tt
 from ttcore import rounding
 from ttcore.leading import leading
-from ttcore.operands import Composed, Formed, Hadamard, Sum
+from ttcore.operands import Composed, Formed, Hadamard, Sum, first_core
 from ttcore.rowspace import FEW, distortion, factor
 from ttcore.small import LONG, is_small, round_small
 from ttcore.testing import (
@@ -204,6 +204,41 @@ def test_operands_do_what_their_cores_would(kind, dtype):
         np.testing.assert_allclose(operand.right(k, w), np.tensordot(core, w, 1), atol=bound)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex128])
+@pytest.mark.parametrize("k", range(4))
+@pytest.mark.parametrize("bits", [-1, 1])
+def test_a_core_is_tamed_when_it_is_first_used(dtype, k, bits):
+    x = tt.random((3, 4, 2, 5), 3, rng=0, dtype=dtype)
+    shift = bits * (100 if dtype is np.float32 else 900)
+    cores = list(x.cores)
+    cores[k] = np.ldexp(1.0, shift).astype(dtype) * cores[k]
+    operand = Formed(cores)
+    for j in range(3, 0, -1):  # from both sides, as a sweep does
+        operand.right(j, np.ones((x.ranks[j + 1], 2), dtype))
+    first, exponent = first_core(operand)
+    tamed = tt.TTTensor([first, *operand.cores[1:]])
+    assert max(np.abs(core).max() for core in tamed.cores) < 2.0**16
+    np.testing.assert_array_equal(tamed.to_dense() * 2.0 ** (exponent - shift), x.to_dense())
+    assert tt.TTTensor(cores).round(eps=1e-4).log_norm() == pytest.approx(
+        x.log_norm() + shift * math.log(2), abs=1e-3
+    )
+
+
+@pytest.mark.parametrize("method", ["svd", "gram", "randomized"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("k", range(4))
+@pytest.mark.parametrize("rank", [3, 70])
+def test_what_is_not_finite_is_named_wherever_it_is(method, bad, k, rank):
+    rng = np.random.default_rng(0)
+    ranks = (1, rank, rank, rank, 1)
+    cores = [rng.standard_normal((ranks[j], 6, ranks[j + 1])) for j in range(4)]
+    if k < 3:
+        cores[k + 1][-1] = 0.0  # what it is multiplied by
+    cores[k][-1, 2, -1] = bad
+    with pytest.raises(tt.TTValueError, match=rf"core {k} holds NaN or Inf"):
+        tt.TTTensor(cores).round(eps=1e-6, method=method, rng=0 if method == "randomized" else None)
+
+
 # Small ranks, in one compiled call
 
 
@@ -281,8 +316,10 @@ KINDS = [
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(7, 13), (FEW, 101), (61, 97), (100, 1009), (61, 60)], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
-@pytest.mark.parametrize("by_gram", [False, True])
-def test_the_factor_measures_as_the_rows_do(kind, size, dtype, by_gram):
+@pytest.mark.parametrize(
+    ("by_gram", "few"), [(False, False), (True, False), (False, True)], ids=str
+)
+def test_the_factor_measures_as_the_rows_do(kind, size, dtype, by_gram, few):
     """For every v: ‖v^H W‖ = ‖v^H C‖ up to the distortion, and noise in each row of C.
 
     Tried with those v for which ‖v^H C‖ is smallest beside the rows: left singular vectors.
@@ -295,7 +332,7 @@ def test_the_factor_measures_as_the_rows_do(kind, size, dtype, by_gram):
     if "32" in dtype or ("64" in dtype and dtype[0] == "c"):
         c = np.where(np.abs(c) < 1e-30, 0, c)
     c = c.astype(dtype)
-    w = factor(c, by_gram=by_gram)
+    w = factor(c, by_gram=by_gram, expected=m // 7 if few else None)
     assert w.dtype == c.dtype
     assert w.shape[0] == m
     assert w.shape[1] <= min(m, n)
@@ -311,6 +348,21 @@ def test_the_factor_measures_as_the_rows_do(kind, size, dtype, by_gram):
     unit = float(np.finfo(dtype).eps) / 2
     bound = distortion(m, by_gram=by_gram) * s + 4 * math.sqrt(m) * floor(m, unit)
     assert (np.abs(measured - s) <= bound).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+def test_few_rows_that_span_the_others_are_found_at_once(dtype, monkeypatch):
+    rng = np.random.default_rng(0)
+    c = rows_of("redundant", 100, 400, rng).astype(dtype)
+    c[:, ::2] *= 1j if dtype is np.complex128 else -1
+    c *= spectrum(9, 100)[rng.permutation(100), None]  # rows of all sizes count alike
+    with monkeypatch.context() as patch:
+        patch.setattr("ttcore.rowspace._Rounds", None)  # not needed
+        assert factor(c, expected=14).shape == (100, 14)
+    one_more = np.concatenate([c, 1e-20 * rng.standard_normal((1, 400))])
+    assert factor(one_more, expected=14).shape == (101, 15)
+    many = rng.standard_normal((100, 400))
+    assert factor(many.astype(dtype), expected=14).shape == (100, 100)  # where they do not suffice
 
 
 # The leading vectors

@@ -118,7 +118,7 @@ def _of_few(c: np.ndarray, count: int, floor: float) -> np.ndarray | None:
     first = pivots[:rank] - 1
     # rows that exist are orthogonalised: what rounding leaves of others is then their own, times
     # coefficients near 1, while a basis of the combinations would miss several times that
-    q, _ = qr(adjoint(c[first] / sizes[first, None]))
+    q, _ = qr(adjoint(c[first]))
     w: np.ndarray = c @ q
     return w if (_norms(c - w @ adjoint(q)) <= floor * sizes).all() else None
 
