@@ -22,9 +22,6 @@ from ttcore.kernels.cpu.merging import (
 )
 from ttcore.kernels.cpu.simd import entry_bytes, turn
 
-NEAR = 2**14  # bytes of the nearest cache, half of what the smallest have
-LEAST = 32  # products: beginning a tile should be little beside them
-
 
 @compiled
 def advance(zero, stage, base, source, target, first, last):
@@ -106,13 +103,7 @@ def pull_back(zero, stage, gbase, state, g, spare, outer):
     rows, k, inner = stage[ROWS], stage[K], stage[INNER]
     gradient = np.uintp(gbase + stage[AT] * size)
     if stage[VECTOR]:
-        # so many products at a time that what they read stays in the nearest cache while every
-        # tile of the gradient goes over it; the sums go on: the order of additions is the same
-        step = max(LEAST, NEAR // (size * (rows + k)))
-        for o in range(0, outer, step):
-            before, part = np.uintp(state + o * k * size), np.uintp(g + o * rows * size)
-            count = min(step, outer - o)
-            gemm(zero, k, rows, count, before, 1, k, part, rows, gradient, rows, True)
+        gemm(zero, k, rows, outer, state, 1, k, g, rows, gradient, rows, True)
         return
     if stage[GRADIENT] == DOTS:
         gemm_nt(
