@@ -198,6 +198,57 @@ def test_any_layout_gives_the_same_and_nothing_is_written_to(layout):
     assert [a.tobytes() for a in (*moved, *cores)] == before
 
 
+class Other(np.ndarray):
+    """Arrays that are checked one by one, since their type is another."""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
+@pytest.mark.parametrize("lead", [(), (0,), (1,), (3, 2)], ids=str)
+def test_known_shapes_and_a_look_at_everything_give_the_same_bits(lead, dtype):
+    rng = np.random.default_rng(0)
+    cores = [g.astype(dtype) for g in tt.layers.init_cores((4, 7), (5, 3), 3, rng=0)]
+    x, gy, bias = (normal(rng, shape, dtype) for shape in ((*lead, 28), (*lead, 15), (15,)))
+    others = [g.view(Other) for g in cores]
+    for shift in (bias, None):
+        y = forward(cores, x, shift)
+        assert np.array_equal(y, forward(others, x, shift))
+        assert y.dtype == dtype
+        gx, gcores, gbias = backward(cores, x, gy, shift)
+        same = backward(others, x, gy, shift)
+        assert np.array_equal(gx, same[0])
+        assert gx.shape == x.shape
+        for g, h in zip(gcores, same[1], strict=True):
+            assert np.array_equal(g, h)
+        assert (gbias is None) == (shift is None)
+        assert shift is None or np.array_equal(gbias, same[2])
+
+
+def test_an_order_measured_between_two_calls_serves_the_second(monkeypatch):
+    from ttcore import planner
+    from ttcore.kernels.portable import chain
+
+    cores = tt.layers.init_cores((4, 7), (5, 3), 3, rng=0)
+    modes = planner.modes_of(tuple(g.shape for g in cores))
+    found = planner.candidates(modes, 1, "float64", "rows", compiled=False, keep=2)
+    seen = []
+    product = chain.matvec
+
+    def watch(*arguments):
+        seen.append(arguments[2])
+        return product(*arguments)
+
+    monkeypatch.setattr(chain, "matvec", watch)
+    monkeypatch.setattr(planner, "_remembered", {})
+    planner.order.cache_clear()
+    x = np.ones((1, 28))
+    forward(cores, x)
+    seconds, stages = found[1]
+    planner.remember(modes, 1, "float64", planner.Order(stages, False, seconds))
+    forward(cores, x)
+    planner.order.cache_clear()
+    assert seen == [found[0][1], stages]
+
+
 def test_the_number_of_workers_does_not_change_a_bit():
     layer = FC.random((4, 8, 4), (8, 4, 4), 8, rng=0, dtype=np.float32)
     x, gy = np.random.default_rng(1).standard_normal((2, 300, 128), dtype=np.float32)

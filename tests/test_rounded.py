@@ -356,11 +356,11 @@ def test_few_rows_that_span_the_others_are_found_at_once(dtype, monkeypatch):
     c = rows_of("redundant", 100, 400, rng).astype(dtype)
     c[:, ::2] *= 1j if dtype is np.complex128 else -1
     c *= spectrum(9, 100)[rng.permutation(100), None]  # rows of all sizes count alike
+    one_more = np.concatenate([c, 1e-20 * rng.standard_normal((1, 400))])
     with monkeypatch.context() as patch:
         patch.setattr("ttcore.rowspace._Rounds", None)  # not needed
         assert factor(c, expected=14).shape == (100, 14)
-    one_more = np.concatenate([c, 1e-20 * rng.standard_normal((1, 400))])
-    assert factor(one_more, expected=14).shape == (101, 15)
+        assert factor(one_more, expected=14).shape == (101, 15)
     many = rng.standard_normal((100, 400))
     assert factor(many.astype(dtype), expected=14).shape == (100, 100)  # where they do not suffice
 

@@ -32,9 +32,15 @@ _LONG = {np.dtype(np.longdouble).name, np.dtype(np.clongdouble).name} - {"float6
 
 def namespace(*arrays: Array) -> Any:
     """Array-API namespace of the arrays."""
-    if all(isinstance(x, np.ndarray) for x in arrays):
-        return np  # since 2.1 itself a namespace of the standard; the one of compat is slow to load
-    return array_api_compat.array_namespace(*arrays)
+    for x in arrays:
+        if not isinstance(x, np.ndarray):
+            return array_api_compat.array_namespace(*arrays)
+    return np  # since 2.1 itself a namespace of the standard; the one of compat is slow to load
+
+
+def reshaped(x: Array, shape: tuple[int, ...]) -> Array:
+    """The array in another shape; the namespace's function costs small calls more than a method."""
+    return x.reshape(shape) if type(x) is np.ndarray else namespace(x).reshape(x, shape)
 
 
 def dtype_name(dtype: Any) -> str:
@@ -159,6 +165,8 @@ def in_double(x: Array) -> Array:
 
 def is_complex(x: Array) -> bool:
     """Whether the dtype is complex."""
+    if isinstance(x, np.ndarray):
+        return bool(x.dtype.kind == "c")
     return dtype_name(x.dtype).startswith("complex")
 
 

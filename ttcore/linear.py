@@ -41,12 +41,12 @@ UNKNOWN = 32  # rows that are planned for where a tracer does not tell how many
 
 def row_modes(cores: Cores) -> tuple[int, ...]:
     """Row (output) mode of each core."""
-    return tuple(int(g.shape[1]) for g in cores)
+    return tuple([int(g.shape[1]) for g in cores])
 
 
 def col_modes(cores: Cores) -> tuple[int, ...]:
     """Column (input) mode of each core."""
-    return tuple(int(g.shape[2]) for g in cores)
+    return tuple([int(g.shape[2]) for g in cores])
 
 
 def plan_for(cores: Cores, batch: int, dtype: str) -> Plan:
@@ -169,6 +169,8 @@ def matvec_backward(
 
 def gradient_of(operand: Array, gradient: Array) -> Array:
     """The gradient in the dtype of its operand: of a real one the real part."""
+    if gradient.dtype is operand.dtype:  # the usual case, answered quickly
+        return gradient
     if is_complex(gradient) and not is_complex(operand):
         gradient = namespace(gradient).real(gradient)
     return astype(gradient, dtype_name(operand.dtype))
@@ -206,12 +208,14 @@ def check_workers(workers: int | None) -> int | None:
         number = operator.index(workers)
     except TypeError as error:
         raise TTTypeError(f"workers={workers!r} is no int or None") from error
+    if number > 0:
+        return number
     cpus = usable_cpus()
     if number == 0 or number < -cpus:
         raise TTValueError(
             f"workers={number} must be at least 1, or -1..-{cpus}: -1 stands for all {cpus} CPUs"
         )
-    return number if number > 0 else cpus + 1 + number
+    return cpus + 1 + number
 
 
 def _promoted(cores: Cores, *arrays: Array) -> tuple[Any, ...]:

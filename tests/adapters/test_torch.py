@@ -65,10 +65,11 @@ def test_output_is_that_of_the_dense_layer(layer, lead):
     assert_within(y.detach().numpy(), exact, (gamma(float, cores) + 4e-16) * size)
 
 
+@pytest.mark.parametrize("lead", [(6,), (1,), (1, 1), ()], ids=str)
 @pytest.mark.parametrize("bias", [True, False])
-def test_gradients_are_those_of_the_dense_weight_pulled_back(layer, bias):
+def test_gradients_are_those_of_the_dense_weight_pulled_back(layer, bias, lead):
     """Torch differentiates the dense layer with its weight expanded by einsum."""
-    x, cores, shift = arguments(layer, 6)
+    x, cores, shift = arguments(layer, *lead)
     shift = shift if bias else None
     y = tt_linear(x, cores, shift)
     gy = torch.randn_like(y)

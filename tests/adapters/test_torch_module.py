@@ -277,6 +277,18 @@ def test_parametrized_cores_are_used():
     torch.testing.assert_close(layer(x) - layer.bias, 2 * y)
 
 
+def test_pruned_cores_are_used_and_stay_in_their_order():
+    from torch.nn.utils import prune
+
+    layer = layer_of("three cores")
+    x = torch.randn(3, layer.in_features, dtype=torch.float64)
+    prune.l1_unstructured(layer.cores, "0", amount=1)
+    prune.l1_unstructured(layer, "bias", amount=1)
+    cores = [getattr(layer.cores, str(k)) for k in range(3)]
+    assert cores[0].count_nonzero() == cores[0].numel() - 1
+    torch.testing.assert_close(layer(x), tt_linear(x, cores, layer.bias))
+
+
 def test_wrong_shapes_get_one_error_that_explains():
     layer = layer_of("layer")
     with pytest.raises(tt.TTShapeError, match=r"\(3, 27\).*28"):

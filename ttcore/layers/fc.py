@@ -9,11 +9,13 @@ arXiv:1509.06569.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ttcore.arrays import (
+    NATIVE,
     as_array,
     astype,
     check_same_library,
@@ -24,7 +26,16 @@ from ttcore.arrays import (
 )
 from ttcore.cores import check_cores
 from ttcore.errors import TTShapeError
-from ttcore.linear import check_length, col_modes, matvec_backward, row_modes, times_rows
+from ttcore.kernels import dispatch
+from ttcore.linear import (
+    check_length,
+    check_workers,
+    col_modes,
+    matvec_backward,
+    row_modes,
+    times_rows,
+)
+from ttcore.planner import Kind, Order, batch_class, order
 from ttcore.typing import Array, Cores
 
 __all__ = ["backward", "forward"]
@@ -73,6 +84,15 @@ def forward(cores: Sequence[Any], x: Any, bias: Any = None, *, workers: int | No
     >>> tt.layers.fc.forward(cores, np.ones((7, 8, 6)), np.zeros(20)).shape
     (7, 8, 20)
     """
+    known = _known(cores, x, bias)
+    if known is not None:
+        found = known.order("rows")
+        rows = x if x.ndim == 2 else x.reshape(known.rows)
+        product = dispatch.chain(found.compiled).matvec
+        y = product(tuple(cores), rows, found.stages, check_workers(workers))
+        if bias is not None:
+            y += bias
+        return y if x.ndim == 2 else y.reshape(known.output)
     checked = check_cores(cores, 4)
     given, x = x, as_array(x, "x")
     y = times_rows(checked, _rows(x, checked), workers)
@@ -123,6 +143,17 @@ def backward(
     >>> gx.shape, [g.shape for g in gcores], gbias[:3]
     ((7, 6), [(1, 4, 2, 2), (2, 5, 3, 1)], array([7., 7., 7.]))
     """
+    known = _known(cores, x, bias)
+    if known is not None and _is_like(gy, x.dtype) and gy.shape == known.output:
+        found = known.order("gradients")
+        rows, slope = x, gy
+        if x.ndim != 2:
+            slope = gy.reshape(known.rows[0], known.output[-1])
+            rows = x.reshape(known.rows)
+        products = dispatch.chain(found.compiled).matvec_backward
+        gx, gcores = products(tuple(cores), rows, slope, found.stages, check_workers(workers))
+        gx = gx if x.ndim == 2 else gx.reshape(x.shape)
+        return gx, gcores, None if bias is None else slope.sum(axis=0)
     given = list(cores)
     checked = check_cores(cores, 4)
     rows, slope = as_array(x, "x"), as_array(gy, "gy")
@@ -134,14 +165,80 @@ def backward(
             f"gy has shape {tuple(slope.shape)}, expected {expected}: M = {expected[-1]} entries "
             "for each vector of x"
         )
-    slope = namespace(slope).reshape(slope, (flat.shape[0], expected[-1]))
+    if slope.ndim != 2:
+        slope = namespace(slope).reshape(slope, (flat.shape[0], expected[-1]))
     gx, gcores = matvec_backward(checked, flat, slope, workers=workers)
-    gx = namespace(gx).reshape(gx, tuple(rows.shape))
+    if rows.ndim != 2:
+        gx = namespace(gx).reshape(gx, tuple(rows.shape))
     gbias = None
     if bias is not None:
         check_bias(bias, expected[-1])
         gbias = _as_operand(namespace(slope).sum(slope, axis=0), bias)
     return _as_operand(gx, x), tuple(map(_as_operand, gcores, given)), gbias
+
+
+class _Known(NamedTuple):
+    """What shapes and a dtype tell of a call that is in order."""
+
+    rows: tuple[int, int]
+    output: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    batch: int
+    dtype: str
+    native: bool
+
+    def order(self, kind: Kind) -> Order:
+        """The planner is asked at each call: what it prefers may be measured meanwhile."""
+        return order(self.shapes, self.batch, self.dtype, kind, self.native)
+
+
+def _known(cores: Any, x: Any, bias: Any) -> _Known | None:
+    """What is known of NumPy's arrays of one dtype whose shapes fit; None for anything else.
+
+    For small layers all the checks, one by one, take longer than the product: here they are one
+    look-up.
+    """
+    if type(x) is not np.ndarray or type(cores) not in {list, tuple}:
+        return None
+    dtype = x.dtype
+    shapes = []
+    for g in cores:
+        if type(g) is not np.ndarray or g.dtype is not dtype:
+            return None
+        shapes.append(g.shape)
+    if bias is None:
+        return _fitting(dtype, x.shape, None, tuple(shapes))
+    if not _is_like(bias, dtype):
+        return None
+    return _fitting(dtype, x.shape, bias.shape, tuple(shapes))
+
+
+def _is_like(a: Any, dtype: Any) -> bool:
+    return type(a) is np.ndarray and a.dtype is dtype
+
+
+@lru_cache(maxsize=1024)
+def _fitting(
+    dtype: Any, x: tuple[int, ...], bias: Any, shapes: tuple[tuple[int, ...], ...]
+) -> _Known | None:
+    """For these shapes, or None where they do not fit: the checks then tell why."""
+    ranks = [1, *(g[-1] for g in shapes)]
+    if dtype not in NATIVE or not shapes or not x or ranks[-1] != 1:
+        return None
+    if any(len(g) != 4 or 0 in g or g[0] != rank for g, rank in zip(shapes, ranks, strict=False)):
+        return None
+    inputs, outputs = (math.prod(g[axis] for g in shapes) for axis in (2, 1))
+    if x[-1] != inputs or bias not in {None, (outputs,)}:
+        return None
+    batch = math.prod(x[:-1])
+    return _Known(
+        (batch, inputs),
+        (*x[:-1], outputs),
+        shapes,
+        batch_class(batch),
+        dtype.name,
+        dtype in dispatch.COMPILED,
+    )
 
 
 def check_bias(bias: Any, length: int) -> Array:
@@ -186,6 +283,8 @@ def _in_half(y: Array, x: Any) -> Array:
 
 def _as_operand(gradient: Array, operand: Any) -> Array:
     """The gradient in the dtype of its operand: of a real one the real part."""
+    if gradient.dtype is getattr(operand, "dtype", None):  # the usual case, answered quickly
+        return gradient
     name = dtype_name(operand.dtype) if hasattr(operand, "dtype") else ""
     if name not in _GRADIENTS:  # integers, say
         return gradient

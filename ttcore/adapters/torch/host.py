@@ -23,6 +23,7 @@ BLOCK = 2**22  # bytes that the rows of one block take in float32, those of x an
 _Array = np.ndarray[Any, Any]
 
 
+_UNSEEN = (RuntimeError, TypeError)  # a gradient is wanted, conjugated on paper only; bfloat16
 _silent = np.errstate(all="ignore")  # infinities and NaN pass without a word, as in torch
 
 
@@ -31,7 +32,12 @@ def run(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> Tensor:
     """`fc.forward`."""
     workers = torch.get_num_threads()
     if x.dtype not in HALF:
-        rows, shift, *arrays = _arrays(x, bias, *cores)
+        try:  # views as NumPy sees them; each call to torch counts, and this is one for each
+            rows, shift = x.numpy(), None if bias is None else bias.numpy()
+            arrays = [g.numpy() for g in cores]
+        except _UNSEEN:
+            rows, shift = _wide(x), None if bias is None else _wide(bias)
+            arrays = [_wide(g) for g in cores]
         return torch.from_numpy(fc.forward(arrays, rows, shift, workers=workers))
     arrays = [_wide(g) for g in cores]
     shift = None if bias is None else _wide(bias)
@@ -53,9 +59,14 @@ def run_backward(x: Tensor, cores: Sequence[Tensor], gy: Tensor) -> list[Tensor]
     """Gradients of x and the cores by `fc.backward`, in the dtypes of their operands."""
     workers = torch.get_num_threads()
     if x.dtype not in HALF:
-        rows, slope, *arrays = _arrays(x, gy, *cores)
+        try:
+            rows, slope = x.numpy(), gy.numpy()
+            arrays = [g.numpy() for g in cores]
+        except _UNSEEN:
+            rows, slope = _wide(x), _wide(gy)
+            arrays = [_wide(g) for g in cores]
         gx, gcores, _ = fc.backward(arrays, rows, slope, workers=workers)
-        return [_tensor(a, like) for a, like in zip((gx, *gcores), (x, *cores), strict=True)]
+        return [_tensor(gx, x), *map(_tensor, gcores, cores)]
     arrays = [_wide(g) for g in cores]
     found = torch.empty(x.shape, dtype=x.dtype)
     step = _rows_at_once(x, arrays)
@@ -68,22 +79,14 @@ def run_backward(x: Tensor, cores: Sequence[Tensor], gy: Tensor) -> list[Tensor]
     return [found, *(_tensor(a, like) for a, like in zip(sums, cores, strict=True))]
 
 
-def _arrays(*tensors: Tensor | None) -> list[Any]:
-    """Views as NumPy sees them; each call to torch counts, and this is one for each."""
-    try:
-        return [None if a is None else a.numpy() for a in tensors]
-    except (RuntimeError, TypeError):  # a gradient is wanted, conjugated on paper only; bfloat16
-        return [None if a is None else _wide(a) for a in tensors]
-
-
 def _wide(a: Tensor) -> _Array:
-    """The same for any tensor; half precision becomes float32."""
+    """A view of any tensor, or what it stands for; half precision becomes float32."""
     array: _Array = (a.float() if a.dtype in HALF else a).numpy(force=True)
     return array
 
 
 def _tensor(a: _Array, like: Tensor) -> Tensor:
-    found = torch.from_numpy(np.ascontiguousarray(a))
+    found = torch.from_numpy(a if a.flags.c_contiguous else np.ascontiguousarray(a))
     return found if found.dtype == like.dtype else found.to(like.dtype)
 
 

@@ -79,6 +79,7 @@ class TTLinear(nn.Module):
             math.prod(self.out_modes) - self.out_features,
         )
         self.init = init
+        self._names = [str(k) for k in range(len(self.in_modes))]
         self._warned = False
         place = {"device": device, "dtype": dtype}
         shapes = [g.shape for g in init_cores(self.in_modes, self.out_modes, rank, init=init)]
@@ -160,13 +161,13 @@ class TTLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        bias: Tensor | None = self._parameters.get(
-            "bias"
-        )  # asking the module itself takes a microsecond
-        if bias is None:
-            bias = self.bias  # there is none, or it is computed: `parametrize`
+        bias: Tensor | None
+        try:
+            bias = self._parameters["bias"]  # asking the module itself takes a microsecond
+        except KeyError:
+            bias = self.bias  # it is computed
         inputs, outputs = self._missing
-        if not (inputs or outputs):
+        if inputs == outputs == 0:
             return tt_linear(x, self._cores(), bias)
         if x.shape[-1] != self.in_features:  # else what was padded would be complained about
             raise TTShapeError(
@@ -180,10 +181,10 @@ class TTLinear(nn.Module):
     def _cores(self) -> list[Tensor]:
         """The cores in their order; dicts tell them sooner than modules and lists of parameters."""
         held: Any = self._modules["cores"]
-        cores = list(held._parameters.values())
-        if len(cores) < len(self.in_modes):  # some are computed: `torch.nn.utils.parametrize`
-            cores = [getattr(self.cores, str(k)) for k in range(len(self.in_modes))]
-        return cores
+        try:
+            return [held._parameters[name] for name in self._names]
+        except KeyError:  # some are computed, by `parametrize` or `prune` of torch.nn.utils
+            return [getattr(held, name) for name in self._names]
 
     @property
     def weight(self) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ttcore.adapters.torch.host import HALF, run, run_backward
 from ttcore.adapters.torch.state import (
     are_ordinary,
+    is_plain,
     is_recorded,
     is_transformed,
     is_watched,
@@ -58,16 +59,18 @@ def tt_linear(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None = None) ->
     >>> tt_linear(torch.ones(9), cores)
     tensor([36., 36., 36., 36.])
     """
-    if is_transformed():
+    if is_plain() and are_ordinary((x, *cores) if bias is None else (x, bias, *cores)):
+        y = _Eager.apply(x, bias, *cores) if torch.is_grad_enabled() else run(x, cores, bias)
+        if not torch.is_autocast_enabled("cpu"):
+            return y
+    elif is_transformed():
         y = fc_of_torch(x, cores, bias)
     elif is_recorded():
         compute = fc_of_torch if torch.onnx.is_in_onnx_export() else torch.ops.ttcore.fc
         y = compute(x, list(cores), bias)
-    elif is_watched() or not are_ordinary((x, bias, *cores)):
-        y = torch.ops.ttcore.fc(x, list(cores), bias)
     else:
-        y = _Eager.apply(x, bias, *cores) if torch.is_grad_enabled() else run(x, cores, bias)
-    device = "cpu" if x.is_cpu else x.device.type  # the usual one, quickly
+        y = torch.ops.ttcore.fc(x, list(cores), bias)
+    device = x.device.type
     if device != "meta" and torch.is_autocast_enabled(device) and y.dtype in _AUTOCAST:
         y = y.to(torch.get_autocast_dtype(device))
     return y
@@ -158,7 +161,12 @@ def _backward(ctx: Any, gy: Tensor) -> tuple[Tensor, list[Tensor], Tensor | None
 def _gradient_of_bias(bias: Tensor | None, gy: Tensor) -> Tensor | None:
     if bias is None:
         return None
-    gbias = gy if gy.ndim == 1 else gy.sum(tuple(range(gy.ndim - 1)))
+    if gy.ndim == 1:
+        gbias = gy
+    elif gy.numel() == gy.shape[-1]:  # one vector: nothing to add up
+        gbias = gy.reshape(-1)
+    else:
+        gbias = gy.sum(tuple(range(gy.ndim - 1)))
     if gbias.dtype == bias.dtype:
         return gbias
     return (gbias if bias.is_complex() or not gbias.is_complex() else gbias.real).to(bias.dtype)

@@ -5,13 +5,16 @@ name, the answer is the one that is right in any case, if slow: torch's own prod
 """
 
 import contextlib
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-_ORDINARY = (Tensor, nn.Parameter)
+_ORDINARY = frozenset([Tensor, nn.Parameter])
+_is_cpu = attrgetter("is_cpu")
 
 
 def _yes() -> bool:
@@ -23,11 +26,12 @@ _modes = getattr(torch._C, "_len_torch_dispatch_stack", _yes)
 
 
 _tracing = getattr(torch.jit, "is_tracing", bool)  # public, but TorchScript is on its way out
+_compiling = torch.compiler.is_compiling
 
 
 def is_recorded() -> bool:
     """Whether a compiler, an exporter or ``torch.jit.trace`` writes down what is called."""
-    return torch.compiler.is_compiling() or _tracing()
+    return _compiling() or _tracing()
 
 
 def is_transformed() -> bool:
@@ -40,13 +44,22 @@ def is_watched() -> bool:
     return _modes() > 0
 
 
-def are_ordinary(tensors: tuple[Tensor | None, ...]) -> bool:
-    """Whether these, where they are not None, are plain tensors on the CPU."""
-    for a in tensors:
-        if a is None or (type(a) in _ORDINARY and a.is_cpu):
-            continue  # a loop: `all` takes twice as long
-        return False
-    return True
+def is_plain() -> bool:
+    """Whether it just calls: none of `is_transformed`, `is_recorded` and `is_watched`."""
+    # written out, since calls count; in their order: a compiler follows this, and stops in time
+    return not (
+        _transforms()
+        or getattr(forward_ad, "_current_level", 0) >= 0
+        or _compiling()
+        or _tracing()
+        or _modes()
+    )
+
+
+def are_ordinary(tensors: Sequence[Tensor]) -> bool:
+    """Whether these are plain tensors on the CPU."""
+    # two loops in C: one in Python takes three times as long
+    return _ORDINARY.issuperset(map(type, tensors)) and all(map(_is_cpu, tensors))
 
 
 def without_autocast(device: str) -> Any:

@@ -267,10 +267,8 @@ def _pulled_back(
         gflat,
     )  # fmt: skip
     give(kept)
-    found = []
-    for start, shape in zip(info.begins, shapes, strict=True):
-        found.append(gflat[start : start + math.prod(shape)].reshape(shape))
-    return tuple(found)
+    ends = (*info.begins[1:], gflat.size)
+    return tuple([gflat[a:b].reshape(s) for a, b, s in zip(info.begins, ends, shapes, strict=True)])
 
 
 def _flat(cores: Cores) -> Array:

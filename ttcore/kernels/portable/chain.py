@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ttcore.arrays import adjoint, conj, namespace
+from ttcore.arrays import adjoint, conj, namespace, reshaped
 from ttcore.kernels.merging import AXES, merge, split_gradient
 from ttcore.kernels.portable.products import rows_product, rows_times
 from ttcore.typing import Array, Cores, Stage
@@ -46,7 +46,7 @@ def apply(matrices: Any, x: Array, stages: Sequence[Stage], workers: int | None 
     def rows(state: Array) -> Array:
         for a, stage in zip(matrices, stages, strict=True):
             state = _advance(a, state, -1, stage.inner)
-        return namespace(x).reshape(state, (-1, _length(stages[-1])))
+        return reshaped(state, (-1, _length(stages[-1])))
 
     if not isinstance(x, np.ndarray):
         return rows(x)
@@ -105,11 +105,11 @@ def matvec_backward(
         for t in reversed(range(len(stages))):
             outer, inner = count * stages[t].outer, stages[t].inner
             a = matrices[t]
-            g = xp.reshape(g, (outer, a.shape[0], inner))
-            state = xp.reshape(states[t], (outer, a.shape[1], inner))
+            g = reshaped(g, (outer, a.shape[0], inner))
+            state = reshaped(states[t], (outer, a.shape[1], inner))
             gradients[t] = gradients[t] + _outer_product(g, state)
             g = _advance(adjoint(a), g, outer, inner)
-        return xp.reshape(g, (count, x.shape[1]))
+        return reshaped(g, (count, x.shape[1]))
 
     chunks = _chunks(x, 0, stages, kept=True)
     if len(chunks) == 1:
@@ -147,17 +147,16 @@ def _chunks(
 
 
 def _advance(a: Array, state: Array, outer: int, inner: int) -> Array:
-    xp = namespace(state)
     if inner == 1:
-        return rows_times(xp.reshape(state, (outer, a.shape[1])), a.T)
-    return xp.matmul(a, xp.reshape(state, (outer, a.shape[1], inner)))
+        return rows_times(reshaped(state, (outer, a.shape[1])), a.T)
+    return namespace(state).matmul(a, reshaped(state, (outer, a.shape[1], inner)))
 
 
 def _outer_product(g: Array, state: Array) -> Array:
     """Sum over outer and inner of g (outer, rows, inner) times conj(state) (outer, K, inner)."""
     xp = namespace(g)
     if g.shape[2] == 1:
-        return rows_product(xp.reshape(state, state.shape[:2]), xp.reshape(g, g.shape[:2])).T
+        return rows_product(reshaped(state, state.shape[:2]), reshaped(g, g.shape[:2])).T
     # where the products are no larger than the operands
     if 2 * g.shape[2] >= min(g.shape[1], state.shape[1]):
         return xp.sum(xp.matmul(g, adjoint(state)), axis=0)
@@ -165,6 +164,7 @@ def _outer_product(g: Array, state: Array) -> Array:
 
 
 def _matrix(cores: Cores, stage: Stage) -> Array:
-    xp = namespace(*cores)
     joined = merge(cores[stage.first : stage.last])
-    return xp.reshape(xp.permute_dims(joined, AXES[stage.form]), (stage.rows, stage.k))
+    if stage.form != 0:  # else the axes are in order
+        joined = namespace(joined).permute_dims(joined, AXES[stage.form])
+    return reshaped(joined, (stage.rows, stage.k))
