@@ -169,3 +169,35 @@ def test_gradients_flow_into_a_core_of_zeros_beside_others():
     other = tt.TTTensor([torch.ones((1, 3, 2)).double(), torch.ones((2, 3, 1)).double()])
     (tt.TTTensor([ends[0], zero]) + other).to_dense().sum().backward()
     assert torch.equal(zero.grad, torch.full_like(zero, 3e6))
+
+
+@pytest.mark.parametrize("method", ["svd", "gram", "randomized"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("start", [None, 0, 3])
+def test_huge_entries_may_hide_behind_zeros(method, dtype, start):
+    x = tt.random((4, 4, 4, 4), 3, rng=0, dtype=dtype)
+    cores = [core.copy() for core in x.cores]
+    cores[2][-1] = 0.0
+    exact = tt.TTTensor(cores)
+    cores[1][:, :, -1] = 0.9 * np.finfo(dtype).max
+    train = tt.TTTensor(cores)
+    rounded = train.round(eps=1e-3, **options(method))
+    assert tt.distance(rounded, exact) <= 1e-3 * exact.norm()
+    if start is not None:  # the way back of a second rounding begins there
+        again = rounded.orthogonalize(start).round(eps=1e-3, method="svd")
+        assert tt.distance(again, exact) <= 2.1e-3 * exact.norm()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sketches_of_different_scales_stand_beside_each_other(seed):
+    rng, d, rank = np.random.default_rng(1), 24, 100
+    cores = []
+    for k in range(d):
+        core = rng.standard_normal((rank if k else 1, 4, rank if k < d - 1 else 1))
+        core *= math.sqrt(len(core)) / np.linalg.norm(core)
+        cores.append((core * 10.0 ** (-5 * np.arange(core.shape[2]) / rank)).astype(np.float32))
+    x = tt.TTTensor(cores)
+    best = tt.distance(x.round(max_rank=60), x)
+    found = x.round(max_rank=60, method="randomized", rng=seed)
+    # ten columns more than the rank, at each bond: Halko et al., theorem 10.5
+    assert tt.distance(found, x) <= math.sqrt(1 + 60 / 9) * math.sqrt(2) * best

@@ -5,8 +5,9 @@ by factor; its large cores never exist.
 """
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from itertools import accumulate
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
@@ -25,14 +26,20 @@ from ttcore.scaling import (
 )
 from ttcore.typing import Array, Cores
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 class Operand(Protocol):
     """A tensor ``2**exponent`` times a train of cores (r_k, n_k, r_{k+1}), by what they do."""
 
     modes: tuple[int, ...]
     ranks: tuple[int, ...]  # d + 1, the outer ones 1
-    exponent: int
     like: Array  # whose library, dtype and device all have
+
+    @property
+    def exponent(self) -> int:
+        """To be asked for after the products from the right."""
 
     def left(self, k: int, t: Array) -> Array:
         """The matrix t (q, r_k) times core k: (q, n_k, r_{k+1})."""
@@ -49,7 +56,7 @@ def edge(like: Array) -> Array:
 def first_core(operand: Operand) -> tuple[Array, int]:
     """Core 0 (1, n, r) near unit size, and the exponent of the whole: where sweeps begin."""
     left, exponent = moderate(operand.left(0, edge(operand.like)))
-    return left, exponent + operand.exponent  # known once all cores were used
+    return left, exponent + operand.exponent
 
 
 class Formed:
@@ -60,15 +67,23 @@ class Formed:
     """
 
     def __init__(self, cores: Cores) -> None:
-        self.cores, self.exponent = list(cores), 0
+        self.cores, self._exponent = list(cores), 0
         self.modes, self.ranks, self.like = modes_of(cores), ranks_of(cores), cores[0]
-        self._used = [False] * len(cores)
+        self._used, self._seen = [False] * len(cores), [False] * len(cores)
+        self._is_told = False  # the exponent
+
+    @property
+    def exponent(self) -> int:
+        """Once it was asked for, what would change it raises `Untamed`."""
+        self._is_told = True
+        return self._exponent
 
     def tamed(self) -> tuple[list[Array], int]:
         """All cores as by `scaling.tame_cores`, and the exponent of the whole."""
-        for k in range(len(self.cores)):
-            self._tame(k)
-        return self.cores, self.exponent
+        self.cores, exponent = tame_cores(tuple(self.cores))
+        self._seen = [True] * len(self.cores)
+        self._exponent += exponent
+        return self.cores, self._exponent
 
     def left(self, k: int, t: Array) -> Array:
         """The matrix t (q, r_k) times core k: (q, n_k, r_{k+1})."""
@@ -79,22 +94,45 @@ class Formed:
         return self._product(k, lambda core: times_right(core, w))
 
     def _product(self, k: int, times: Callable[[Array], Array]) -> Array:
-        if self._used[k]:
-            return times(self.cores[k])
         core = self.cores[k]
+        if self._seen[k]:
+            return times(core)
         with np.errstate(all="ignore"):
             found = times(core)
-        if is_ordinary(found):  # what is not finite in the core, or huge, would be so here
-            self._used[k] = True
+        used, self._used[k] = self._used[k], True
+        if is_ordinary(found):  # what is not finite in the core would be so here
             return found
-        self._tame(k)
-        return found if self.cores[k] is core else times(self.cores[k])
+        small, exponent = tame(core, f"core {k}")
+        self._seen[k] = True
+        if not exponent:
+            return found
+        if used or self._is_told:
+            raise Untamed(self)
+        self.cores[k] = small
+        self._exponent += exponent
+        return times(small)
 
-    def _tame(self, k: int) -> None:
-        if not self._used[k]:
-            self._used[k] = True
-            self.cores[k], exponent = tame(self.cores[k], f"core {k}")
-            self.exponent += exponent
+
+class Untamed(Exception):
+    """Huge entries come to light in a core that was used before, where zeros had hidden them."""
+
+    def __init__(self, operand: Formed) -> None:
+        super().__init__()
+        self.operand = operand
+
+
+def beginning_again(call: Callable[P, R]) -> Callable[P, R]:
+    """The call, once more with all cores tamed where one turns out `Untamed`."""
+
+    @wraps(call)
+    def twice(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return call(*args, **kwargs)
+        except Untamed as found:
+            found.operand.tamed()
+        return call(*args, **kwargs)
+
+    return twice
 
 
 class Sum:

@@ -26,7 +26,7 @@ from ttcore.arrays import (
 from ttcore.cores import ranks_of
 from ttcore.errors import TTValueError
 from ttcore.leading import leading
-from ttcore.operands import Formed, Operand, first_core
+from ttcore.operands import Formed, Operand, beginning_again, first_core
 from ttcore.orthogonal import reversed_cores
 from ttcore.rowspace import distortion, factor
 from ttcore.scaling import absorb, ldexp, moderate
@@ -90,6 +90,7 @@ def round_cores(
     )
 
 
+@beginning_again
 def round_operand(
     operand: Operand,
     *,

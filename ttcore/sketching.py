@@ -20,8 +20,8 @@ from ttcore.arrays import (
     rounding_unit,
 )
 from ttcore.factorisations import qr
-from ttcore.operands import Formed, Operand, edge, first_core
-from ttcore.scaling import moderate, shifted
+from ttcore.operands import Formed, Operand, beginning_again, edge, first_core
+from ttcore.scaling import moderate, shifted, unit
 from ttcore.truncation import noise
 from ttcore.typing import Array, Cores
 
@@ -46,6 +46,7 @@ class Sketch(NamedTuple):
     missed: tuple[float, ...]  # estimated at each bond, relative to the norm of the operand
 
 
+@beginning_again
 def sketch(
     operand: Operand, most: float, allowed: Allowed, generator: np.random.Generator
 ) -> Sketch:
@@ -165,7 +166,8 @@ def _right_products(
             columns = right.shape[1]
             random = generator.standard_normal((n * columns, size)) / math.sqrt(columns)
             rows = xp.reshape(both[:, :, start : start + columns], (r, n * columns))
-            product, shift = moderate(rows @ from_numpy(random, like))
+            # at unit size: sketches stand beside each other, whatever their exponents
+            product, shift = unit(rows @ from_numpy(random, like))
             products[k] = product, exponent + shift
             start += columns
     return found
