@@ -47,8 +47,8 @@ class Chain:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the dense array."""
-        raise NotImplementedError
+        """Shape of the dense array: of a tensor, its modes."""
+        return tuple(int(core.shape[1]) for core in self._cores)
 
     @property
     def _modes(self) -> tuple[Any, ...]:

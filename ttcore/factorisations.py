@@ -148,7 +148,10 @@ def eigh(x: Array) -> tuple[Array, Array]:
 
 
 def combinations(rows: int, columns: int, complex_: bool) -> np.ndarray:
-    """Random coefficients, the same at each call: so are the bits of results that rest on them."""
+    """Random coefficients (rows, columns) in double precision, independent and of mean 0.
+
+    The same at each call: so are the bits of results that rest on them.
+    """
     generator = np.random.default_rng(0)
     found = generator.random((rows, columns)) - 0.5  # three times as quick as normal ones
     return found + 1j * (generator.random((rows, columns)) - 0.5) if complex_ else found

@@ -122,7 +122,7 @@ def round_operand(
         r, n, s = left.shape
         rows = xp.reshape(left, (r * n, s))
         w, shift = right.get(k + 1, (None, 0))
-        # both factors are of unit size, the product need not be: its squares must not vanish
+        # both factors are near unit size, the product need not be: its squares must not vanish
         seen, small = moderate(detached(rows) if w is None else detached(rows) @ w)
         now = exponent + shift + small
         if k == 0:

@@ -15,7 +15,7 @@ from ttcore.arrays import dtype_name, largest
 from ttcore.factorisations import check_finite
 from ttcore.typing import Array, Cores
 
-NEAR = 16  # binary digits
+NEAR = 16  # binary digits by which a norm may differ from 1 in a sweep
 PIECE = 2**13  # entries of a dot product that BLAS leaves to one thread
 
 
@@ -53,9 +53,9 @@ def unit(x: Array) -> tuple[Array, int]:
 
 
 def moderate(x: Array) -> tuple[Array, int]:
-    """``(x, 0)`` where the norm is near 1, `unit` of x otherwise.
+    """``(x, 0)`` where the norm is within 2**NEAR of 1, `unit` of x otherwise.
 
-    In a sweep, where arrays are far from the ends of the range but rarely: nothing is copied then.
+    For sweeps, most of whose arrays are so: nothing is copied then.
     """
     exponent = _exponent_of_norm(x)
     return (x, 0) if exponent is not None and abs(exponent) <= NEAR else unit(x)
@@ -105,7 +105,13 @@ def tame(core: Array, what: str | None = None) -> tuple[Array, int]:
 
 
 def tame_cores(cores: Cores) -> tuple[list[Array], int]:
-    """Every core as by `tame`, and the sum of the exponents."""
+    """Every core as by `tame`, and the sum of the exponents.
+
+    Raises
+    ------
+    TTValueError
+        If a core holds NaN or Inf, naming it.
+    """
     pairs = [tame(core, f"core {k}") for k, core in enumerate(cores)]
     return [core for core, _ in pairs], sum(exponent for _, exponent in pairs)
 

@@ -48,11 +48,6 @@ class TTTensor(Train):
 
     __slots__ = ()
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The modes."""
-        return algebra.modes_of(self._cores)
-
     def _aligned(self, other: Train) -> tuple[Cores, Cores]:
         self._check_kin(other)
         x, y = self._cores, other.cores

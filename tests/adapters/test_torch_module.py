@@ -14,17 +14,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the adapter needs torch")
 
+from test_torch import SHAPES  # noqa: E402
 from torch import nn  # noqa: E402
 
 import ttcore as tt  # noqa: E402
 from ttcore.adapters.torch import TTLinear, tt_linear  # noqa: E402
-
-SHAPES = {
-    "layer": ((4, 7), (5, 3), 3),
-    "three cores": ((2, 3, 1), (1, 2, 4), (3, 2)),
-    "over-full": ((2, 2), (1, 2), (9,)),
-    "one core": ((5,), (3,), 1),
-}
 
 
 def layer_of(name, dtype=torch.float64):
