@@ -29,17 +29,34 @@ def test_the_compiled_step_equals_its_definition(dtype, r, s, t, u, n, data):
     size = np.einsum("rit,rs,siu->tu", *(np.abs(x) for x in (wide[1], wide[0], wide[2])))
     bound = (r * n + s + 4) * float(np.finfo(dtype).eps) * size
     for kernel in (compiled, portable):
-        found = kernel.advance(p, g, h)
+        found, squares = kernel.advance(p, g, h)
         assert found.dtype == dtype
         assert (np.abs(found - exact) <= bound).all()
+        if kernel is compiled:
+            expected = [np.sum(x.astype(float) ** 2) for x in (g, h)]
+            np.testing.assert_allclose(squares, expected, rtol=r * s * t * u * n * 2.0**-53)
 
 
 def test_nan_spreads_as_in_the_twin():
     p, g, h = np.ones((9, 9)), np.ones((9, 5, 9)), np.ones((9, 5, 9))
     h[2, 3, 4] = np.nan
     np.testing.assert_array_equal(
-        np.isnan(compiled.advance(p, g, h)), np.isnan(portable.advance(p, g, h))
+        np.isnan(compiled.advance(p, g, h)[0]), np.isnan(portable.advance(p, g, h)[0])
     )
+
+
+@pytest.mark.parametrize("exponents", [(-600, 600), (600, -600), (-1000, 1000), (700, 700)])
+def test_cores_far_out_of_range_are_scaled_in_compiled_steps(exponents):
+    x, y = (tt.random((20,) * 5, 60, rng=seed) for seed in (0, 1))
+    assert dispatch.interfaces(x.cores[2], y.cores[2]) is compiled
+    expected = tt.log_vdot(x, y)
+    scaled = [
+        tt.TTTensor([g * 2.0**exponent if k == 2 else g for k, g in enumerate(train.cores)])
+        for train, exponent in zip((x, y), exponents, strict=True)
+    ]
+    sign, size = tt.log_vdot(*scaled)
+    assert sign == expected[0]
+    np.testing.assert_allclose(size - sum(exponents) * np.log(2.0), expected[1], rtol=1e-13)
 
 
 def test_bits_do_not_depend_on_the_threads(monkeypatch):

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
 
+import numpy as np
+
 from ttcore.arrays import (
     astype,
     common,
@@ -24,7 +26,16 @@ from ttcore.arrays import (
 from ttcore.errors import TTShapeError, TTTypeError
 from ttcore.kernels import dispatch
 from ttcore.orthogonal import Norm, norm
-from ttcore.scaling import absorb, beside_each_other, ldexp, log_of, reach, tame, unit
+from ttcore.scaling import (
+    absorb,
+    beside_each_other,
+    ldexp,
+    log_of,
+    reach,
+    squares_in_range,
+    tame,
+    unit,
+)
 from ttcore.typing import Array, Cores
 
 
@@ -224,10 +235,17 @@ def inner(x: Cores, y: Cores) -> tuple[Any, int]:
     xp = namespace(*x)
     interface = xp.ones((1, 1), dtype=x[0].dtype, **default_device_like(x[0]))
     exponent = 0
-    for pair in zip(x, y, strict=True):
-        (g, a), (h, b) = map(tame, pair)
-        interface, shift = unit(dispatch.interfaces(g, h).advance(interface, g, h))
-        exponent += shift + a + b
+    for g, h in zip(x, y, strict=True):
+        advance = dispatch.interfaces(g, h).advance
+        with np.errstate(all="ignore"):  # what leaves the range is found by the squares
+            moved, squares = advance(interface, g, h)
+        if squares is None or not all(squares_in_range(g, square) for square in squares):
+            (g, a), (h, b) = tame(g), tame(h)
+            if a or b:
+                moved, _ = advance(interface, g, h)
+                exponent += a + b
+        interface, shift = unit(moved)
+        exponent += shift
     return interface[0, 0], exponent
 
 

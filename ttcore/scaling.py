@@ -76,8 +76,13 @@ def _exponent_of_norm(core: Array) -> int | None:
         pieces = flat[:whole].reshape(-1, PIECE)
         with np.errstate(all="ignore"):
             square += float(np.vecdot(pieces, pieces).sum().real)
+    return math.frexp(math.sqrt(square))[1] if squares_in_range(core, square) else None
+
+
+def squares_in_range(core: Array, square: float) -> bool:
+    """Whether a core is ordinary whose squared entries have this sum."""
     room = 2.0 ** (reach(core) // 2)
-    return math.frexp(math.sqrt(square))[1] if 1.0 / room < square < room else None
+    return 1.0 / room < square < room
 
 
 def is_ordinary(core: Array) -> bool:
