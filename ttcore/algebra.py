@@ -240,9 +240,9 @@ def inner(x: Cores, y: Cores) -> tuple[Any, int]:
         with np.errstate(all="ignore"):  # what leaves the range is found by the squares
             moved, squares = advance(interface, g, h)
         if squares is None or not all(squares_in_range(g, square) for square in squares):
-            (g, a), (h, b) = tame(g), tame(h)
+            (small_g, a), (small_h, b) = tame(g), tame(h)
             if a or b:
-                moved, _ = advance(interface, g, h)
+                moved, _ = advance(interface, small_g, small_h)
                 exponent += a + b
         interface, shift = unit(moved)
         exponent += shift

@@ -10,8 +10,7 @@ from ttcore.typing import Array
 
 
 def advance(interface: Array, g: Array, h: Array) -> tuple[Array, Array | None]:
-    """The interface behind one more pair of cores; sums of the squares of both, where they are
-    known.
+    """The interface behind one more pair of cores; the sums of both's squares, where known.
 
     Contract
         interface  (r, s), g (r, n, r'), h (s, n, s') of one dtype
