@@ -6,6 +6,7 @@ by the next method.
 """
 
 import math
+from functools import cache
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from ttcore.typing import Array
 ALONE = range(33, 65)
 LONG = 4  # times its shorter side, a QR decomposition comes first: LAPACK's own LQ adds noise,
 # and its gesvd takes ten times as long for a tall matrix
+KEPT = 2**17  # random coefficients that are kept: 1 MiB
 
 # NumPy and SciPy raise LinAlgError; Numba ValueError; torch a subclass of RuntimeError
 _FAILURES = (np.linalg.LinAlgError, ValueError, RuntimeError)
@@ -152,6 +154,23 @@ def combinations(rows: int, columns: int, complex_: bool) -> np.ndarray:
 
     The same at each call: so are the bits of results that rest on them.
     """
-    generator = np.random.default_rng(0)
-    found = generator.random((rows, columns)) - 0.5  # three times as quick as normal ones
-    return found + 1j * (generator.random((rows, columns)) - 0.5) if complex_ else found
+    count = rows * columns
+    found = _numbers(count * (1 + complex_))
+    real = found[:count].reshape(rows, columns)
+    return real + 1j * found[count:].reshape(rows, columns) if complex_ else real
+
+
+def _numbers(count: int) -> np.ndarray:
+    """The first numbers of one stream. Most calls need so few that they are drawn once only."""
+    return _few_numbers()[:count] if count <= KEPT else _drawn(count)
+
+
+@cache
+def _few_numbers() -> np.ndarray:
+    return _drawn(KEPT)
+
+
+def _drawn(count: int) -> np.ndarray:
+    numbers = np.random.default_rng(0).random(count) - 0.5  # a third of the time of normal ones
+    numbers.flags.writeable = False
+    return numbers

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ttcore.arrays import adjoint, detached, is_complex, namespace, rounding_unit
-from ttcore.factorisations import check_finite, combinations, qr, svd
+from ttcore.factorisations import LONG, check_finite, combinations, qr, svd
 from ttcore.truncation import choose_rank, noise
 from ttcore.typing import Array
 
@@ -59,10 +59,30 @@ def leading(x: Array, budget: float, cap: float, what: str) -> Leading:
             if found := _by_sketch(x, size, max(budget, least), cap):
                 return found
             size *= 2
+    q = None
+    if isinstance(x, np.ndarray) and x.shape[0] >= LONG * k:
+        check_finite(x, what)
+        q, x = qr(x)
+        least = noise(k, rounding_unit(x)) * float(np.linalg.norm(x))
+        if k <= cap and _is_above(x, max(budget, least)):
+            return Leading(q, 0.0)
     vectors, values, _ = svd(x, what)
     least = noise(k, rounding_unit(x)) * float(namespace(x).linalg.vector_norm(values))
     rank, missed = choose_rank(values, max(budget, least), cap)
-    return Leading(vectors[:, :rank], missed)
+    vectors = vectors[:, :rank]
+    return Leading(vectors if q is None else q @ vectors, missed)
+
+
+def _is_above(r: np.ndarray, budget: float) -> bool:
+    """Whether all singular values of a triangle surely exceed ``budget``: no SVD is needed then.
+
+    The smallest is the inverse of the inverse's norm, which is at most k times its largest entry.
+    """
+    try:
+        inverse = np.linalg.inv(r)
+    except np.linalg.LinAlgError:
+        return False
+    return bool(2.0 * budget * len(r) * float(np.abs(inverse).max()) < 1.0)
 
 
 def _by_sketch(x: np.ndarray, size: int, budget: float, cap: float) -> Leading | None:

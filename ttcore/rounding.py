@@ -12,7 +12,7 @@ G. Ballard, L. Manning, Parallel Tensor Train Rounding using Gram SVD, IPDPS 202
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 
@@ -27,8 +27,8 @@ from ttcore.cores import ranks_of
 from ttcore.errors import TTValueError
 from ttcore.leading import leading
 from ttcore.operands import Formed, Operand, beginning_again, first_core
-from ttcore.orthogonal import reversed_cores
-from ttcore.rowspace import distortion, factor
+from ttcore.orthogonal import reversed_cores, times_left
+from ttcore.rowspace import distortion, factor, of_few
 from ttcore.scaling import absorb, ldexp, moderate
 from ttcore.sketching import CONFIDENCE, sketch
 from ttcore.small import is_small, round_small
@@ -90,6 +90,20 @@ def round_cores(
     )
 
 
+class _Right(NamedTuple):
+    """What is right of the bonds of an operand: factors, and the tail of another train.
+
+    factors : dict of (W, e)
+        2**e W has the Gram matrix of the rows right of a bond; none for bonds inside of the tail.
+    tail : dict of arrays (r, n, r')
+        Cores up to the end, or to ``loose``, which take the place of the operand's: they have the
+        orthonormal rows V with which 2**e W V is what is right of the first one's bond.
+    """
+
+    factors: dict[int, tuple[Array, int]]
+    tail: dict[int, Array]
+
+
 @beginning_again
 def round_operand(
     operand: Operand,
@@ -106,14 +120,36 @@ def round_operand(
     caps = check_max_rank(max_rank, d)
     if isinstance(operand, Formed) and center is None and is_small(operand):
         return round_small(*operand.tamed(), eps, caps, atol, method)
-    # the bases are found out of autograd's reach: gradients flow through the projections alone,
-    # and are those of the identity where nothing is discarded
     loose = d if center is None else center + 1  # cores from here on are orthonormal
     by_gram = method == "gram"
     right = _right_factors(operand, loose, by_gram=by_gram)
     distorted = sum(distortion(rank, by_gram=by_gram) for rank in operand.ranks[1:loose])
     trust = 1.0 - min(0.5, distorted)
+    return _truncated(
+        operand, right, trust * per_bond(eps, d), trust * per_bond(atol, d), caps, method
+    )
+
+
+@beginning_again
+def _round_redundant(operand: Operand, eps: float, caps: Any, atol: float) -> Rounded | None:
+    """As `round_operand`, if the rows right of every bond are redundant; None, soon, if not."""
+    d = len(operand.modes)
+    right = _right_factors(operand, d, all_few=True)
+    if right is None:
+        return None
+    return _truncated(operand, right, per_bond(eps, d), per_bond(atol, d), caps, "randomized")
+
+
+def _truncated(
+    operand: Operand, right: _Right, eps: float, atol: float, caps: Any, method: str
+) -> Rounded:
+    """The sweep from the left; eps, relative, and atol are for each bond.
+
+    The bases are found out of autograd's reach: gradients flow through the projections alone, and
+    are those of the identity where nothing is discarded.
+    """
     xp = namespace(operand.like)
+    d = len(operand.modes)
     done: list[Array] = []
     lost: list[tuple[float, int]] = []
     left, exponent = first_core(operand)
@@ -121,42 +157,59 @@ def round_operand(
     for k in range(d - 1):
         r, n, s = left.shape
         rows = xp.reshape(left, (r * n, s))
-        w, shift = right.get(k + 1, (None, 0))
+        w, shift = right.factors.get(k + 1, (None, 0))
         # both factors are near unit size, the product need not be: its squares must not vanish
         seen, small = moderate(detached(rows) if w is None else detached(rows) @ w)
         now = exponent + shift + small
         if k == 0:
             size, origin = float(xp.linalg.vector_norm(seen)), now
-            budget = max(per_bond(eps, d) * size, ldexp(per_bond(atol, d), -origin))
-            budget = trust * min(budget, 2.0 * size)  # more than all there is
+            budget = max(eps * size, ldexp(atol, -origin))
+            budget = min(budget, 2.0 * size)  # more than all there is
         found = leading(seen, ldexp(budget, origin - now), caps[k], f"the unfolding at bond {k}")
         lost.append((found.missed, now))
         done.append(xp.reshape(found.vectors, (r, n, found.vectors.shape[1])))
-        left, step = moderate(operand.left(k + 1, adjoint(found.vectors) @ rows))
-        exponent += step
+        if k + 1 in right.tail:
+            left, step = moderate(times_left(adjoint(found.vectors) @ seen, right.tail[k + 1]))
+            exponent = now + step
+        else:
+            left, step = moderate(operand.left(k + 1, adjoint(found.vectors) @ rows))
+            exponent += step
     rounded, new_center = absorb([*done, left], exponent, d - 1)
     error = math.hypot(*(ldexp(tail, now - origin) for tail, now in lost)) / size if size else 0.0
     discarded = tuple(ldexp(tail, now) for tail, now in lost)
     return rounded, Info(error, "measured", ranks_of(rounded), discarded, method), new_center
 
 
-def _right_factors(operand: Operand, loose: int, *, by_gram: bool) -> dict[int, tuple[Array, int]]:
-    """(W, e) for each bond before ``loose``: 2**e W has the Gram matrix of the rows right of it."""
+@overload
+def _right_factors(operand: Operand, loose: int, *, by_gram: bool) -> _Right: ...
+@overload
+def _right_factors(operand: Operand, loose: int, *, all_few: Literal[True]) -> _Right | None: ...
+def _right_factors(
+    operand: Operand, loose: int, *, by_gram: bool = False, all_few: bool = False
+) -> _Right | None:
+    """Of all bonds before ``loose``; with ``all_few``, None unless the tail begins at bond 1."""
     xp, like = namespace(operand.like), operand.like
     d = len(operand.modes)
     last = min(loose, d)
     rank = operand.ranks[last]
     right = xp.eye(rank, dtype=like.dtype, **default_device_like(like))
     exponent = 0
-    found: dict[int, tuple[Array, int]] = {}
+    factors: dict[int, tuple[Array, int]] = {}
+    tail: dict[int, Array] = {}
     for k in range(last - 1, 0, -1):
         rows = detached(operand.right(k, right))
         r, n, p = rows.shape
         rows, before = moderate(xp.reshape(rows, (r, n * p)))
-        right, after = moderate(factor(rows, by_gram=by_gram, expected=right.shape[1]))
+        few = of_few(rows, right.shape[1])
+        if few is None and all_few:
+            return None
+        if few is not None and len(tail) == last - 1 - k:  # it goes on from the end
+            tail[k] = xp.reshape(few.basis, (few.basis.shape[0], n, p))
+            factors.clear()
+        right, after = moderate(few.w if few is not None else factor(rows, by_gram=by_gram))
         exponent += before + after
-        found[k] = right, exponent
-    return found
+        factors[k] = right, exponent
+    return _Right(factors, tail)
 
 
 def round_randomized(
@@ -167,9 +220,14 @@ def round_randomized(
     atol: float = 0.0,
     rng: RNG = None,
 ) -> Rounded:
-    """Half of the squared budget for a sketch, the rest for the truncation of what it found."""
+    """Half of the squared budget for a sketch, the rest for the truncation of what it found.
+
+    Where rows are redundant to rounding, no sketch is needed, and the error is measured.
+    """
     eps, atol = check_eps(eps), check_eps(atol, "atol")
     caps = check_max_rank(max_rank, len(operand.modes))
+    if (redundant := _round_redundant(operand, eps, caps, atol)) is not None:
+        return redundant
     half = math.sqrt(0.5)
 
     def allowed(size: int, value: float, exponent: int) -> float:

@@ -18,7 +18,7 @@ Source of the scaling argument (errors of a Cholesky decomposition scale with th
 On floating point errors in Cholesky, LAPACK Working Note 14, 1989.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,7 +43,66 @@ SPARE = 8  # random columns beyond the directions expected, of which there are
 FEWER = 3  # times fewer than rows
 
 
-def factor(c: Array, *, by_gram: bool = False, expected: int | None = None) -> Array:
+class Few(NamedTuple):
+    """W (m, k), and the matrix V (k, n) of orthonormal rows that makes C = W V."""
+
+    w: np.ndarray
+    basis: np.ndarray
+
+
+def of_few(c: Array, expected: int) -> Few | None:
+    """W and V where C has few columns, or few rows that span it: to rounding of each row of C.
+
+    Parameters
+    ----------
+    c : (m, n) array
+        As for `factor`.
+    expected : int
+        How many directions the rows may span.
+
+    Returns
+    -------
+    Few or None
+        None where ``expected`` is not much less than m, where a few more do not suffice, and for
+        arrays that are not NumPy's.
+
+    Notes
+    -----
+    Cost 6 m n k multiply-adds.
+    """
+    from scipy.linalg import lapack
+
+    if not isinstance(c, np.ndarray):
+        return None
+    m, n = c.shape
+    if n <= m:
+        return Few(c, np.eye(n, dtype=c.dtype))
+    if FEWER * (expected + SPARE) > m:
+        return None
+    rows, floor = in_double(c), noise(m, rounding_unit(c))
+    complex_ = np.iscomplexobj(c)
+    sizes = _norms(rows)
+    if not SMALLEST < sizes.min() <= sizes.max() < LARGEST:
+        return None
+    seen = (rows @ combinations(n, expected + SPARE, complex_)) / sizes[:, None]
+    pivoted: Any = getattr(lapack, "zgeqp3" if complex_ else "dgeqp3")
+    r, pivots, *_ = pivoted(adjoint(seen))
+    left = np.abs(np.diagonal(r))
+    rank = int((left > 4.0 * floor * left[0]).sum())
+    first = pivots[:rank] - 1
+    # rows that exist are orthogonalised: what rounding leaves of others is then their own, times
+    # coefficients near 1, while a basis of the combinations would miss several times that; and so
+    # would the coefficients that the combinations have, more at each bond
+    q, _ = qr(adjoint(rows[first]))
+    w, basis = rows @ q, adjoint(q)
+    rest = w @ basis
+    rest -= rows
+    if not (_norms(rest) <= floor * sizes).all():
+        return None
+    return Few(*(astype(x, dtype_name(c.dtype)) for x in (w, basis)))
+
+
+def factor(c: Array, *, by_gram: bool = False) -> Array:
     r"""W (m, k) with :math:`W W^H = C C^H`, k <= min(m, n).
 
     Parameters
@@ -53,8 +112,6 @@ def factor(c: Array, *, by_gram: bool = False, expected: int | None = None) -> A
     by_gram : bool
         Never by Householder's method: for few rows too, and for arrays of other libraries, whose QR
         may be slow, by two Gram matrices.
-    expected : int, optional
-        How many directions the rows may span; decides what is tried first.
 
     Returns
     -------
@@ -66,8 +123,7 @@ def factor(c: Array, *, by_gram: bool = False, expected: int | None = None) -> A
     Rows are exact to about u times their own norm, as those of Householder's method, the factor as
     a whole to a relative :math:`m u / \mathrm{DEPTH}^2`, about 2e-8 for 200 rows. Cost m^2 n
     multiply-adds (half of that by symmetry) where the rows are independent to three digits; some
-    3 m^2 n where they are graded over all digits; 6 m n k where k directions were expected and
-    found.
+    3 m^2 n where they are graded over all digits.
     """
     m, n = c.shape
     if n <= m:
@@ -76,12 +132,7 @@ def factor(c: Array, *, by_gram: bool = False, expected: int | None = None) -> A
         return _of_scaled_rows(c) if by_gram else adjoint(triangle(adjoint(c)))
     if m <= FEW and not by_gram:
         return adjoint(triangle(adjoint(c)))
-    rows, floor = in_double(c), noise(m, rounding_unit(c))
-    found = None
-    if expected is not None and FEWER * (expected + SPARE) <= m:
-        found = _of_few(rows, expected + SPARE, floor)
-    if found is None:
-        found = _Rounds(rows, floor).run()
+    found = _Rounds(in_double(c), noise(m, rounding_unit(c))).run()
     return astype(found, dtype_name(c.dtype)) if found.shape[1] else c[:, :1]  # all is zero
 
 
@@ -97,30 +148,6 @@ def _of_scaled_rows(c: Array) -> Array:
     turned = adjoint(c / sizes)
     root = tsqr.r_factor(turned, tsqr.gram(turned), fine=True)
     return adjoint(astype(root, dtype_name(c.dtype))) * sizes
-
-
-def _of_few(c: np.ndarray, count: int, floor: float) -> np.ndarray | None:
-    """W from the few rows that span all: those that ``count`` random columns find independent.
-
-    None where they leave more of a row than ``floor`` times its norm.
-    """
-    from scipy.linalg import lapack
-
-    complex_ = np.iscomplexobj(c)
-    sizes = _norms(c)
-    if not SMALLEST < sizes.min() <= sizes.max() < LARGEST:
-        return None
-    seen = (c @ combinations(c.shape[1], count, complex_)) / sizes[:, None]
-    pivoted: Any = getattr(lapack, "zgeqp3" if complex_ else "dgeqp3")
-    r, pivots, *_ = pivoted(adjoint(seen))
-    left = np.abs(np.diagonal(r))
-    rank = int((left > 4.0 * floor * left[0]).sum())
-    first = pivots[:rank] - 1
-    # rows that exist are orthogonalised: what rounding leaves of others is then their own, times
-    # coefficients near 1, while a basis of the combinations would miss several times that
-    q, _ = qr(adjoint(c[first]))
-    w: np.ndarray = c @ q
-    return w if (_norms(c - w @ adjoint(q)) <= floor * sizes).all() else None
 
 
 def _norms(rows: np.ndarray) -> np.ndarray:
