@@ -7,6 +7,7 @@ Saibaba, Randomized Algorithms for Rounding in the Tensor-Train Format, SIAM J. 
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -99,7 +100,7 @@ def _left_orthogonal(
     """One sweep; None where it is hopeless.
 
     Norms seen by probes are right on average, and too small by as much as the square of a long
-    Gaussian train varies: only their ratios at one bond are used.
+    random train varies: only their ratios at one bond are used.
     """
     xp = namespace(operand.like)
     d = len(operand.modes)
@@ -113,8 +114,10 @@ def _left_orthogonal(
         fixed, (right, _), (probe, shift) = detached(rows), sketches[k + 1], probes[k + 1]
         # a sketch no narrower than the bond spans all of it
         whole = right.shape[1] >= s
-        q = qr(fixed)[0] if whole else _basis(moderate(fixed @ right)[0])
-        seen, small = moderate(fixed @ probe)
+        product = fixed @ (probe if whole else xp.concat([probe, right], axis=1))
+        product, small = moderate(product)
+        q = qr(fixed)[0] if whole else _basis(product[:, PROBES:])
+        seen = product[:, :PROBES]
         norm = float(xp.linalg.matrix_norm(seen))
         if k == 0 and allowed is not None:
             value = norm / math.sqrt(PROBES)
@@ -150,7 +153,7 @@ def _right_products(
 ) -> list[Products]:
     """Products with independent sets of ``sizes`` random vectors, in one pass over the operand.
 
-    The vectors of a set are the columns of a Gaussian train of ranks ``size``, scaled so that
+    The vectors of a set are the columns of a random train of ranks ``size``, scaled so that
     E‖x w‖² = ‖x‖² for each.
     """
     xp, like = namespace(operand.like), operand.like
@@ -160,14 +163,22 @@ def _right_products(
         pieces = [products[k + 1][0] for products in found]
         both = detached(operand.right(k, xp.concat(pieces, axis=1)))
         r, n, _ = both.shape
-        start = 0
-        for products, size in zip(found, sizes, strict=True):
-            right, exponent = products[k + 1]
-            columns = right.shape[1]
-            random = generator.standard_normal((n * columns, size)) / math.sqrt(columns)
-            rows = xp.reshape(both[:, :, start : start + columns], (r, n * columns))
+        widths = [int(piece.shape[1]) for piece in pieces]
+        # one product for all sets, which zeros keep apart: to cut ``both`` would be to copy it
+        random = np.zeros((n, sum(widths), sum(sizes)))
+        rows, columns = _parts(widths), _parts(sizes)
+        for row, column, width, size in zip(rows, columns, widths, sizes, strict=True):
+            drawn = generator.random((n, width, size)) - 0.5  # a third of the time of normal ones
+            random[:, row, column] = drawn * math.sqrt(12.0 / width)
+        random = from_numpy(np.reshape(random, (n * sum(widths), sum(sizes))), like)
+        product = xp.reshape(both, (r, n * sum(widths))) @ random
+        for products, column in zip(found, columns, strict=True):
             # at unit size: sketches stand beside each other, whatever their exponents
-            product, shift = unit(rows @ from_numpy(random, like))
-            products[k] = product, exponent + shift
-            start += columns
+            right, shift = unit(product[:, column])
+            products[k] = right, products[k + 1][1] + shift
     return found
+
+
+def _parts(sizes: Sequence[int]) -> list[slice]:
+    """Where pieces of these sizes lie side by side."""
+    return [slice(end - size, end) for end, size in zip(accumulate(sizes), sizes, strict=True)]
