@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import threading
 import tracemalloc
 
 import numpy as np
@@ -34,12 +35,15 @@ class Recorded:
         self._array = array
         self.shape, self.dtype = array.shape, array.dtype
         self.read, self.largest = 0, 0
+        self._lock = threading.Lock()
 
     def __getitem__(self, key):
+        assert self._lock.acquire(blocking=False), "two threads at a time"
         assert all(isinstance(k, slice) for k in (key if isinstance(key, tuple) else (key,)))
         piece = self._array[key]
         self.read += piece.size
         self.largest = max(self.largest, piece.size)
+        self._lock.release()
         return piece
 
     @property
@@ -251,6 +255,14 @@ def test_a_map_may_give_slices_that_lie_elsewhere(tmp_path):
     np.save(tmp_path / "a.npy", a)
     mapped = np.load(tmp_path / "a.npy", mmap_mode="r").view(Doubled)
     check(2.0 * a, 1e-8, made=lambda _: mapped)
+
+
+def test_only_plain_memmaps_are_read_by_two_threads(tmp_path):
+    array = np.zeros((4, 4))
+    array.tofile(tmp_path / "a")
+    mapped = np.memmap(tmp_path / "a", float, "r", shape=(4, 4))
+    found = [sources.Source(a, "a", None).readers for a in (mapped, mapped.view(Doubled), array)]
+    assert found == [2, 1, 1]
 
 
 @pytest.mark.parametrize("chunks", [None, (7, 7, 7)])

@@ -17,7 +17,7 @@ class Mapped:
     Where the file is found again it is read by the system's calls: a map takes a page fault for
     every few KiB. Elsewhere pages of the map are asked for in one go, and let go when they were
     read, since they count as memory of this process. A copy-on-write map is left alone: its pages
-    hold changes.
+    hold changes. Any number of threads may read at once.
     """
 
     def __init__(self, data: Any) -> None:
@@ -49,14 +49,13 @@ class Mapped:
         return self._map is not None
 
     def ask(self, piece: Array) -> None:
-        """Have this part of the map read, without waiting for it."""
+        """Have this part of the map read in one go, before it is copied."""
+        if self._map is None:
+            return
         low, high = byte_bounds(piece)
         if high - low > 2 * piece.nbytes:  # much between its parts is not wanted
             return
         if not self._holds(low, high):
-            return
-        if self._file is not None:
-            os.posix_fadvise(self._file, self._place(low), high - low, os.POSIX_FADV_WILLNEED)
             return
         start = (low - self._base) // mmap.PAGESIZE * mmap.PAGESIZE
         self._map.madvise(mmap.MADV_WILLNEED, start, high - self._base - start)

@@ -73,10 +73,14 @@ class Source:
         """Bytes as stored."""
         return math.prod(self.shape) * int(self.stored.itemsize)
 
-    def ask(self, key: Key) -> None:
-        """Have a mapped file read there, without waiting for it."""
-        if self._mapped.usable:
-            self._mapped.ask(self._piece(key))
+    @property
+    def readers(self) -> int:
+        """How many threads may read at once: two keep a disk busy.
+
+        What slicing does to objects of others, and whether it may do so twice at a time, is not
+        known.
+        """
+        return 2 if type(self.data) is np.memmap and self._mapped.usable else 1
 
     def read(self, key: Key, out: Array) -> Array:
         """The entries at ``key`` in ``out``, a flat array that has room for them."""
@@ -91,6 +95,7 @@ class Source:
                 f"its shape is {self.shape}"
             )
         if not self._mapped.read(piece, block):
+            self._mapped.ask(piece)
             np.copyto(block, piece, casting="unsafe")
             self._mapped.let_go()
         return block

@@ -1,12 +1,13 @@
 """Arrays that do not fit in memory: a tall matrix read in blocks of rows, and passes over it.
 
 The passes are those of ``kernels.portable.tsqr``, put together from the blocks' own. While one
-block is worked on, a thread reads the next.
+block is worked on, threads read the next ones.
 """
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -96,19 +97,19 @@ class Stream:
         size = max(BLOCK, width)
         source.meter.expect(source.nbytes)
         keys = list(keys_of_blocks(source.shape, self._leading, BLOCK))
-        buffers = [np.empty(min(size, math.prod(source.shape)), self.dtype) for _ in range(2)]
-        with ThreadPoolExecutor(1, "ttcore-reader") as reader:
+        ahead = source.readers
+        room = min(size, math.prod(source.shape))
+        buffers = [np.empty(room, self.dtype) for _ in range(ahead + 1)]
+        with ThreadPoolExecutor(ahead, "ttcore-reader") as threads:
 
-            def fetch(number: int) -> Array:
-                for later in keys[number : number + 2]:  # so that a disk is never idle
-                    source.ask(later)
-                return source.read(keys[number], buffers[number % 2])
+            def fetch(number: int) -> Future[Array]:
+                return threads.submit(source.read, keys[number], buffers[number % len(buffers)])
 
-            ahead = reader.submit(fetch, 0)
+            coming = deque(fetch(number) for number in range(min(ahead, len(keys))))
             for number, key in enumerate(keys):
-                block = ahead.result()
-                if number + 1 < len(keys):
-                    ahead = reader.submit(fetch, number + 1)
+                block = coming.popleft().result()
+                if number + ahead < len(keys):
+                    coming.append(fetch(number + ahead))
                 yield key, block
                 source.meter.advance(block.size * source.stored.itemsize)
 
