@@ -11,6 +11,7 @@ import ttcore as tt
 from ttcore import rounding
 from ttcore.leading import leading
 from ttcore.operands import Composed, Formed, Hadamard, Sum, first_core
+from ttcore.rounding import SKETCHED
 from ttcore.rowspace import FEW, distortion, factor, of_few
 from ttcore.small import LONG, is_small, round_small
 from ttcore.testing import (
@@ -401,3 +402,37 @@ def test_leading_vectors_of_nan_are_refused():
     x[3, 4] = np.nan
     with pytest.raises(tt.TTValueError, match="NaN"):
         leading(x, 0.0, math.inf, "x")
+
+
+# Redundant trains
+
+
+def test_looking_for_few_rows_costs_no_more_than_a_sketch(monkeypatch):
+    widths = []
+    right = Hadamard.right
+    monkeypatch.setattr(
+        Hadamard, "right", lambda self, k, w: widths.append(w.shape[1]) or right(self, k, w)
+    )
+    a, b = (tt.random((2,) * 20, 16, rng=seed) for seed in (0, 1))
+    tt.multiply(a, b, max_rank=8, method="randomized", rng=0)
+    assert max(widths) <= SKETCHED
+
+
+@pytest.mark.parametrize(("condition", "eps"), [(1e3, 1e-12), (1e5, 1e-10), (1e5, 1e-8)])
+def test_ill_conditioned_terms_leave_no_noise_in_the_ranks(condition, eps):
+    rng = np.random.default_rng(0)
+    x = tt.random((3,) * 12, 3, rng=rng)
+    terms = [(1.0 + k, in_another_gauge(x, condition, rng)) for k in range(10)]
+    assert tt.round_sum(terms, eps=eps).ranks == x.ranks
+
+
+def in_another_gauge(x, condition, rng):
+    """The same train with a matrix of that condition and its inverse between any two cores."""
+    cores = list(x.cores)
+    for k in range(len(cores) - 1):
+        r = cores[k].shape[2]
+        u, v = (np.linalg.qr(rng.standard_normal((r, r)))[0] for _ in range(2))
+        s = np.logspace(0, -np.log10(condition), r)
+        cores[k] = cores[k] @ (u * s @ v)
+        cores[k + 1] = np.tensordot(v.T / s @ u.T, cores[k + 1], 1)
+    return tt.TTTensor(cores)

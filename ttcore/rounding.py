@@ -30,12 +30,13 @@ from ttcore.operands import Formed, Operand, beginning_again, first_core
 from ttcore.orthogonal import reversed_cores, times_left
 from ttcore.rowspace import distortion, factor, of_few
 from ttcore.scaling import absorb, ldexp, moderate
-from ttcore.sketching import CONFIDENCE, sketch
+from ttcore.sketching import CONFIDENCE, FIRST, PROBES, sketch
 from ttcore.small import is_small, round_small
 from ttcore.truncation import Info, check_eps, check_max_rank, noise, per_bond
 from ttcore.typing import RNG, Array, Cores
 
 METHODS = ("svd", "gram", "randomized")
+SKETCHED = FIRST + PROBES  # vectors with which a sketch begins
 
 Rounded = tuple[Cores, Info, int | None]
 
@@ -187,7 +188,7 @@ def _right_factors(operand: Operand, loose: int, *, all_few: Literal[True]) -> _
 def _right_factors(
     operand: Operand, loose: int, *, by_gram: bool = False, all_few: bool = False
 ) -> _Right | None:
-    """Of all bonds before ``loose``; with ``all_few``, None unless the tail begins at bond 1."""
+    """Of all bonds before ``loose``; with ``all_few``, None unless few rows span all of them."""
     xp, like = namespace(operand.like), operand.like
     d = len(operand.modes)
     last = min(loose, d)
@@ -196,16 +197,21 @@ def _right_factors(
     exponent = 0
     factors: dict[int, tuple[Array, int]] = {}
     tail: dict[int, Array] = {}
+    basis: dict[int, Array] = {}  # of all bonds from the end on that have one
     for k in range(last - 1, 0, -1):
+        if all_few and right.shape[1] > SKETCHED:  # as much work as a sketch, and no sign of few
+            return None
         rows = detached(operand.right(k, right))
         r, n, p = rows.shape
         rows, before = moderate(xp.reshape(rows, (r, n * p)))
         few = of_few(rows, right.shape[1])
         if few is None and all_few:
             return None
-        if few is not None and len(tail) == last - 1 - k:  # it goes on from the end
-            tail[k] = xp.reshape(few.basis, (few.basis.shape[0], n, p))
-            factors.clear()
+        if few is not None and len(basis) == last - 1 - k:
+            basis[k] = xp.reshape(few.basis, (few.basis.shape[0], n, p))
+            if n * p > r:  # else the basis is the identity, behind which noise is taken for data
+                tail = dict(basis)
+                factors.clear()
         right, after = moderate(few.w if few is not None else factor(rows, by_gram=by_gram))
         exponent += before + after
         factors[k] = right, exponent
