@@ -195,7 +195,8 @@ def matmul(
     Returns
     -------
     TTTensor or TTMatrix, or (train, Info)
-        ``info.error`` is measured for 'exact', and estimated by ten random probes otherwise.
+        ``info.error`` is measured for 'exact', and for 'randomized' where rows are redundant to
+        rounding and no sketch is needed; estimated by ten random probes otherwise.
 
     Raises
     ------

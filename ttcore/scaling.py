@@ -71,8 +71,7 @@ def _exponent_of_norm(core: Array) -> int | None:
         return None
     flat = core.reshape(-1)
     whole = flat.size - flat.size % PIECE
-    last = flat[whole:] if whole else flat
-    square = float(np.vdot(last, last).real)
+    square = float(np.vdot(flat[whole:], flat[whole:]).real)
     if whole:
         pieces = flat[:whole].reshape(-1, PIECE)
         with np.errstate(all="ignore"):

@@ -254,7 +254,8 @@ class Train(Chain):
             Absolute error that may be made in any case: the budget is max(eps ‖x‖, atol).
         method : {'svd', 'gram', 'randomized'}
             'svd', the usual choice; the same by Gram matrices alone, where QR is slow, as on a GPU;
-            a random sketch whose size doubles until independent probes find the error small enough.
+            a random sketch whose size doubles until independent probes find the error small enough,
+            or none where rows are redundant to rounding.
             Long NumPy trains of small ranks go through the same compiled call by 'svd' and 'gram'.
         rng : seed or Generator
             For 'randomized'.
