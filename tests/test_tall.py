@@ -62,6 +62,60 @@ def test_the_compiled_passes_equal_their_twins(dtype, shape, layout, monkeypatch
     assert error == missed
 
 
+def is_a_triangle_of(r, a):
+    """Upper triangular, and backward stable: A + E = Q R, ‖E‖ <= c u ‖A‖ with c = O(m sqrt(m))."""
+    assert (np.tril(r, -1) == 0).all()
+    a = np.asarray(a, np.float64)
+    m = a.shape[1]
+    bound = 4 * m * np.finfo(np.float64).eps * np.linalg.norm(a)
+    want = np.zeros(m)
+    want[: min(a.shape)] = np.linalg.svd(a, compute_uv=False)
+    assert np.abs(np.linalg.svd(r, compute_uv=False) - want).max() <= bound
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [*SHAPES, (5, 31), (700, 24), (600, 525)], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_compiled_triangle_is_that_of_a_householder_qr(dtype, shape, layout, monkeypatch):
+    monkeypatch.setattr(cpu, "SHARE", 2**10)
+    monkeypatch.setattr(cpu, "HIGH", 1)
+    a = LAYOUTS[layout](matrix(shape, dtype))
+    a.flags.writeable = False
+    r = cpu.householder(a, scale=0.25)
+    is_a_triangle_of(r, a * a.dtype.type(0.25))
+    twin = portable.householder(a, scale=0.25)
+    rank = min(shape)
+    size = np.linalg.norm(np.asarray(a, np.float64))
+    # columns of a random matrix are independent: rows are then unique but for their signs
+    bound = 1e4 * shape[1] * np.finfo(np.float64).eps * size
+    assert np.abs(np.abs(r[:rank]) - np.abs(twin[:rank])).max() <= bound
+    assert np.abs(r[rank:]).max(initial=0) <= bound
+    more = matrix((29, shape[1]), dtype, seed=2)
+    for kernel in (cpu, portable):
+        is_a_triangle_of(kernel.householder(more, start=r), np.r_[a * a.dtype.type(0.25), more])
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        np.zeros(24),
+        np.r_[np.zeros(5), np.ones(19)],
+        np.r_[np.ones(7), 0, np.ones(16)],
+        np.logspace(0, -16, 24),
+        np.logspace(-170, 0, 24),
+        np.logspace(0, -300, 24),
+    ],
+    ids=["zero", "empty first", "one empty", "graded", "squares underflow", "nearly all underflow"],
+)
+@pytest.mark.parametrize("rank", [2, 24])
+def test_triangles_of_hard_matrices(columns, rank):
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((3000, rank)) @ rng.standard_normal((rank, 24)) * columns
+    r = cpu.householder(a)
+    assert np.isfinite(r).all()
+    is_a_triangle_of(r, a)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_not_finite_shows_in_all_results(value):
     a = matrix((400, 13), np.float64)
@@ -69,6 +123,7 @@ def test_what_is_not_finite_shows_in_all_results(value):
     with np.errstate(invalid="ignore"):
         assert not np.isfinite(cpu.gram(a)).all()
         assert not np.isfinite(cpu.deflate(a, basis(13, 5))[2])
+        assert not np.isfinite(cpu.householder(a)).all()
 
 
 def test_the_bits_do_not_depend_on_the_number_of_workers(monkeypatch):
@@ -77,7 +132,8 @@ def test_the_bits_do_not_depend_on_the_number_of_workers(monkeypatch):
     found = []
     for workers in (1, 2, 5):
         monkeypatch.setattr("ttcore.kernels.cpu.pool.usable_cpus", lambda n=workers: n)
-        found.append(b"".join(np.asarray(x).tobytes() for x in cpu.deflate(a, v)))
+        results = (*cpu.deflate(a, v), cpu.householder(a))
+        found.append(b"".join(np.asarray(x).tobytes() for x in results))
     assert found[0] == found[1] == found[2]
 
 

@@ -79,7 +79,7 @@ class Sweep:
             return None
         before, self.norm = self.norm, norm
         if lowest < tsqr.plain_gram_floor(len(inner), 2.0**-53) and not tsqr.is_graded(inner):
-            root = tsqr.r_factor(z, inner, fine=True, again=_passes(z).gram)
+            root, _ = next(self._factors(z, inner, 1.0))
         else:
             root = tsqr.graded_root(inner)
         small = root @ adjoint(basis)
@@ -175,8 +175,14 @@ class Sweep:
         m = int(a.shape[1])
         if max(self.tolerance, noise(m, self.unit)) >= tsqr.plain_gram_floor(m, rounding_unit(g)):
             yield tsqr.r_factor(a, g, fine=False, scale=scale), False
-        yield tsqr.r_factor(a, g, fine=True, scale=scale, again=_passes(a).gram), True
-        yield (streaming if isinstance(a, Stream) else tsqr).householder(a, scale=scale), True
+        if isinstance(a, Stream):
+            kernel, compiled = streaming, a.dtype in dispatch.COMPILED
+        else:
+            kernel = dispatch.passes(a, widest=m)
+            compiled = kernel is not tsqr
+        if not compiled:  # LAPACK's QR takes much longer than one more Gram matrix
+            yield tsqr.r_factor(a, g, fine=True, scale=scale, again=_passes(a).gram), True
+        yield kernel.householder(a, scale=scale), True
 
     def cut_by_sketch(
         self, a: Array | Stream, modes: Sequence[int], rank: int, generator: np.random.Generator

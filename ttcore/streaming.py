@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ttcore.arrays import in_double, largest
-from ttcore.factorisations import not_finite, triangle
+from ttcore.arrays import largest
+from ttcore.factorisations import not_finite
 from ttcore.kernels import dispatch
 from ttcore.kernels.dispatch import tsqr
 from ttcore.sources import Key, Reversed, Source, keys_of_blocks
@@ -218,8 +218,7 @@ def householder(a: Stream, *, scale: float = 1.0) -> Array:
     """See ``kernels.portable.tsqr``."""
     found = None
     for _, _, x in a.blocks():
-        block = in_double(x) * scale
-        found = triangle(block if found is None else np.concatenate([found, block]))
+        found = dispatch.passes(x, widest=a.shape[1]).householder(x, scale=scale, start=found)
     return found
 
 
