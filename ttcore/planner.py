@@ -39,12 +39,16 @@ class Order(NamedTuple):
 
 
 _remembered: dict[tuple[Modes, int, str, bool], Order] = {}
+changes = 0  # how often an order was remembered: what rests on orders, and is kept, names it
 
 
 def remember(modes: Modes, batch: int, dtype: str, order_: Order) -> None:
     """Prefer a measured order for rows of this class."""
+    global changes  # noqa: PLW0603
+    changes += 1
     _remembered[modes, batch, dtype, order_.compiled] = order_
     order.cache_clear()
+    compiled_order.cache_clear()
 
 
 @lru_cache(maxsize=1024)
@@ -70,6 +74,18 @@ def order(
         if not compiled or batch * flops_of(stages) >= WORTH:
             break
     return Order(stages, compiled, seconds)
+
+
+@lru_cache(maxsize=1024)
+def compiled_order(
+    shapes: tuple[tuple[int, ...], ...], batch: int, dtype: str, kind: Kind
+) -> Order:
+    """`order` where the compiled kernels are loaded in any case: for the smallest calls too."""
+    found = order(shapes, batch, dtype, kind, native=True)
+    if found.compiled:
+        return found
+    seconds, stages = candidates(modes_of(shapes), batch, dtype, kind, compiled=True)[0]
+    return Order(stages, True, seconds)
 
 
 def candidates(

@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch", reason="the adapter needs torch")
 from torch import nn  # noqa: E402
 
 from ttcore.adapters.torch import TTLinear, tt_linear  # noqa: E402
+from ttcore.errors import TTShapeError  # noqa: E402
 from ttcore.testing import assert_within, dense_matrix, gamma, magnitude  # noqa: E402
 
 SHAPES = {
@@ -178,11 +179,70 @@ def test_the_operator_and_the_way_around_it_give_the_same_bits(layer):
     y, same = tt_linear(x, cores, bias), torch.ops.ttcore.fc(x, cores, bias)
     assert torch.equal(y, same)
     gy = torch.randn_like(y)
-    operands = (x, bias, *cores)
-    pairs = zip(
-        torch.autograd.grad(y, operands, gy), torch.autograd.grad(same, operands, gy), strict=True
+    operands = (bias, x, *cores)
+    (gbias, *found), (summed, *others) = (
+        torch.autograd.grad(out, operands, gy) for out in (y, same)
     )
-    assert all(torch.equal(a, b) for a, b in pairs)
+    assert all(map(torch.equal, found, others))
+    torch.testing.assert_close(gbias, summed, rtol=0, atol=1e-14)  # in torch's own order
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize(
+    "view",
+    [
+        torch._neg_view,
+        lambda a: a.mT if a.ndim > 1 else a,
+        lambda a: a[..., None].expand(*a.shape, 2)[..., 0],
+        lambda a: a.flip(0),
+    ],
+    ids=["negative on paper only", "transposed", "strided", "reversed"],
+)
+def test_memory_that_is_not_in_order_is_read_as_it_is_meant(view, number):
+    """Of x, a core, the bias and the gradient that comes in, one at a time."""
+    torch.manual_seed(0)
+    shapes = ((15, 15), (1, 3, 3, 2), (2, 5, 5, 1), (15,), (15, 15))
+    plain = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    given = list(plain)
+    which = (0, 1, 3, 4)[number]
+    if view(plain[which]).shape == plain[which].shape:
+        given[which] = view(plain[which])
+        plain[which] = given[which].resolve_neg().contiguous()
+    results = []
+    for x, first, second, bias, gy in (plain, given):
+        operands = [a.requires_grad_() for a in (x.detach(), first.detach(), second.detach())]
+        y = tt_linear(operands[0], operands[1:], bias)
+        results.append((y, *torch.autograd.grad(y, operands, gy)))
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
+
+
+def test_sums_send_back_one_number_many_times():
+    cores = [torch.randn(1, 3, 4, 2), torch.randn(2, 5, 2, 1)]
+    x = torch.randn(6, 8, requires_grad=True)
+    (gx,) = torch.autograd.grad(tt_linear(x, cores).sum(), x)
+    (want,) = torch.autograd.grad(tt_linear(x, cores), x, torch.ones(6, 15))
+    assert torch.equal(gx, want)
+
+
+def test_other_data_behind_the_same_parameters_are_seen():
+    layer = TTLinear((4, 3), (3, 5), rank=2)
+    x = torch.randn(2, 12)
+    with torch.no_grad():
+        layer(x)
+        first, last = layer.cores
+        for changed in (
+            torch.randn(1, 3, 4, 2),
+            torch.randn(2, 4, 3, 1).permute(3, 2, 1, 0),  # other strides
+        ):
+            first.data = changed
+            dense = layer.to_dense()
+            torch.testing.assert_close(layer(x), x @ dense.T + layer.bias)
+        first.data, last.data = torch.randn(1, 3, 4, 3), torch.randn(3, 5, 3, 1)  # another rank
+        torch.testing.assert_close(layer(x), x @ layer.to_dense().T + layer.bias)
+        first.data = torch.randn(1, 2, 4, 3)
+        with pytest.raises(TTShapeError, match="bias"):
+            layer(x)
 
 
 # compilers and transformations

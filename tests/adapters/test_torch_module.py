@@ -172,7 +172,7 @@ def test_training_lowers_the_loss_as_that_of_the_dense_layer():
 @pytest.fixture
 def seen(monkeypatch):
     """What `fc.forward` and `fc.backward` are called with, and what they return."""
-    from ttcore.layers import fc
+    from ttcore.layers import direct, fc
 
     calls = []
 
@@ -187,7 +187,42 @@ def seen(monkeypatch):
 
     watch("forward")
     watch("backward")
+    for name in ("product", "gradients"):
+        monkeypatch.setattr(direct, name, lambda *_: None)
     return calls
+
+
+@pytest.fixture
+def handed_over(monkeypatch):
+    """Calls on addresses: (arguments that choose the program, addresses)."""
+    from ttcore.layers import direct
+
+    calls = []
+
+    def watch(name):
+        original = getattr(direct, name)
+
+        def spy(*args):
+            found = original(*args)
+            return found._replace(run=lambda *at: (calls.append((args, at)), found.run(*at)))
+
+        monkeypatch.setattr(direct, name, spy)
+
+    watch("product")
+    watch("gradients")
+    return calls
+
+
+def test_addresses_are_those_of_the_tensors(handed_over):
+    layer, x = layer_of("layer"), torch.randn(3, 28, dtype=torch.float64, requires_grad=True)
+    cores = [g.data_ptr() for g in layer.cores]
+    y = layer(x)
+    gy = torch.randn_like(y)
+    grads = torch.autograd.grad(y, [x, *layer.cores], gy)
+    (_, forward), (_, backward) = handed_over
+    assert forward == (cores, x.data_ptr(), layer.bias.data_ptr(), y.data_ptr())
+    gx, *gcores = [g.data_ptr() for g in grads]
+    assert backward == (cores, x.data_ptr(), gy.data_ptr(), gx, gcores)
 
 
 def test_tensors_of_the_cpu_are_not_copied(seen):
@@ -207,16 +242,25 @@ def test_tensors_of_the_cpu_are_not_copied(seen):
     assert [g.ctypes.data for g in cores] == [g.data_ptr() for g in layer.cores]
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    """So many of torch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 def test_as_many_threads_as_torch_has(seen, threads):
     layer, x = layer_of("layer"), torch.randn(3, 28, dtype=torch.float64)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        layer(x).sum().backward()
-    finally:
-        torch.set_num_threads(before)
+    layer(x).sum().backward()
     assert [options["workers"] for _, options, _ in seen] == [threads, threads]
+
+
+def test_as_many_threads_as_torch_has_on_addresses(handed_over, threads):
+    layer, x = layer_of("layer"), torch.randn(3, 28, dtype=torch.float64)
+    layer(x).sum().backward()
+    assert [args[-1] for args, _ in handed_over] == [threads, threads]
 
 
 def test_tensors_need_not_be_contiguous(layer):

@@ -16,7 +16,7 @@ from ttcore.kernels.portable import rows as portable_rows
 from ttcore.kernels.portable import tsqr
 from ttcore.typing import Array
 
-__all__ = ["chain", "gather", "interfaces", "is_native", "passes", "rows", "tsqr"]
+__all__ = ["chain", "direct", "gather", "interfaces", "is_native", "passes", "rows", "tsqr"]
 
 NARROW = 256  # and the most columns: beyond, BLAS cuts the columns into blocks too
 LARGE = 2**17  # entries of a tall matrix from which the compiled passes are used
@@ -37,6 +37,13 @@ def chain(compiled: bool) -> Any:
     from ttcore.kernels.cpu import chain as compiled_chain
 
     return compiled_chain
+
+
+def direct() -> Any:
+    """The compiled module ``direct``, which has no twin: it is ``chain`` called in another way."""
+    from ttcore.kernels.cpu import direct as compiled_direct
+
+    return compiled_direct
 
 
 def gather(compiled: bool) -> Any:

@@ -40,6 +40,7 @@ from ttcore.typing import Array, Cores
 
 __all__ = ["backward", "forward"]
 
+SUMMED = 128  # rows that are added up one after the other
 _HALF = {"float16", "bfloat16"}
 _GRADIENTS = {*_HALF, "float32", "float64", "complex64", "complex128"}
 
@@ -153,7 +154,7 @@ def backward(
         products = dispatch.chain(found.compiled).matvec_backward
         gx, gcores = products(tuple(cores), rows, slope, found.stages, check_workers(workers))
         gx = gx if x.ndim == 2 else gx.reshape(x.shape)
-        return gx, gcores, None if bias is None else slope.sum(axis=0)
+        return gx, gcores, None if bias is None else sum_of_rows(slope)
     given = list(cores)
     checked = check_cores(cores, 4)
     rows, slope = as_array(x, "x"), as_array(gy, "gy")
@@ -177,7 +178,7 @@ def backward(
     return _as_operand(gx, x), tuple(map(_as_operand, gcores, given)), gbias
 
 
-class _Known(NamedTuple):
+class Known(NamedTuple):
     """What shapes and a dtype tell of a call that is in order."""
 
     rows: tuple[int, int]
@@ -192,7 +193,7 @@ class _Known(NamedTuple):
         return order(self.shapes, self.batch, self.dtype, kind, self.native)
 
 
-def _known(cores: Any, x: Any, bias: Any) -> _Known | None:
+def _known(cores: Any, x: Any, bias: Any) -> Known | None:
     """What is known of NumPy's arrays of one dtype whose shapes fit; None for anything else.
 
     For small layers all the checks, one by one, take longer than the product: here they are one
@@ -207,10 +208,10 @@ def _known(cores: Any, x: Any, bias: Any) -> _Known | None:
             return None
         shapes.append(g.shape)
     if bias is None:
-        return _fitting(dtype, x.shape, None, tuple(shapes))
+        return fitting(dtype, x.shape, None, tuple(shapes))
     if not _is_like(bias, dtype):
         return None
-    return _fitting(dtype, x.shape, bias.shape, tuple(shapes))
+    return fitting(dtype, x.shape, bias.shape, tuple(shapes))
 
 
 def _is_like(a: Any, dtype: Any) -> bool:
@@ -218,10 +219,10 @@ def _is_like(a: Any, dtype: Any) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _fitting(
+def fitting(
     dtype: Any, x: tuple[int, ...], bias: Any, shapes: tuple[tuple[int, ...], ...]
-) -> _Known | None:
-    """For these shapes, or None where they do not fit: the checks then tell why."""
+) -> Known | None:
+    """What is known of arrays of these shapes; None where they do not fit: the checks tell why."""
     ranks = [1, *(g[-1] for g in shapes)]
     if dtype not in NATIVE or not shapes or not x or ranks[-1] != 1:
         return None
@@ -231,7 +232,7 @@ def _fitting(
     if x[-1] != inputs or bias not in {None, (outputs,)}:
         return None
     batch = math.prod(x[:-1])
-    return _Known(
+    return Known(
         (batch, inputs),
         (*x[:-1], outputs),
         shapes,
@@ -239,6 +240,18 @@ def _fitting(
         dtype.name,
         dtype in dispatch.COMPILED,
     )
+
+
+def sum_of_rows(a: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """``a.sum(axis=0)`` of (batch, M), in sums of blocks: long batches lose no digits in it."""
+    rows, m = a.shape
+    whole = rows - rows % SUMMED
+    if rows <= SUMMED or whole * m == 0:
+        total: np.ndarray[Any, Any] = a.sum(axis=0)
+        return total
+    total = a[:whole].reshape(-1, SUMMED, m).sum(axis=1).sum(axis=0)
+    total += a[whole:].sum(axis=0)
+    return total
 
 
 def check_bias(bias: Any, length: int) -> Array:

@@ -14,10 +14,14 @@ import torch
 from torch import Tensor
 
 from ttcore.cores import check_cores
-from ttcore.layers import fc
+from ttcore.layers import direct, fc
 from ttcore.linear import col_modes, row_modes
 
 HALF = (torch.float16, torch.bfloat16)
+_NATIVE: dict[torch.dtype, np.dtype[Any]] = {
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+}
 BLOCK = 2**22  # bytes that the rows of one block take in float32, those of x and of y
 
 _Array = np.ndarray[Any, Any]
@@ -27,9 +31,35 @@ _UNSEEN = (RuntimeError, TypeError)  # a gradient is wanted, conjugated on paper
 _silent = np.errstate(all="ignore")  # infinities and NaN pass without a word, as in torch
 
 
-@_silent
 def run(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> Tensor:
     """`fc.forward`."""
+    tensors = (x, *cores) if bias is None else (x, *cores, bias)
+    if (dtype := _plain(tensors)) is None:
+        return _by_arrays(x, cores, bias)
+    shapes = tuple([g.shape for g in cores])
+    outputs = None if bias is None else bias.shape
+    found = direct.product(dtype, x.shape, shapes, outputs, torch.get_num_threads())
+    if found is None:
+        return _by_arrays(x, cores, bias)
+    y = torch.empty(found.output, dtype=x.dtype)
+    shift = 0 if bias is None else bias.data_ptr()
+    found.run([g.data_ptr() for g in cores], x.data_ptr(), shift, y.data_ptr())
+    return y
+
+
+def _plain(tensors: Sequence[Tensor]) -> np.dtype[Any] | None:
+    """The dtype of tensors that are no more than their memory in C order."""
+    dtype = tensors[0].dtype
+    for a in tensors:
+        if a.dtype is not dtype or a.layout is not torch.strided:
+            return None
+        if not a.is_contiguous() or a.is_neg():
+            return None
+    return _NATIVE.get(dtype)
+
+
+@_silent
+def _by_arrays(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> Tensor:
     workers = torch.get_num_threads()
     if x.dtype not in HALF:
         try:  # views as NumPy sees them; each call to torch counts, and this is one for each
@@ -54,9 +84,24 @@ def run(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> Tensor:
     return y
 
 
-@_silent
 def run_backward(x: Tensor, cores: Sequence[Tensor], gy: Tensor) -> list[Tensor]:
     """Gradients of x and the cores by `fc.backward`, in the dtypes of their operands."""
+    gy = gy.contiguous()  # sums and means send one number many times
+    if (dtype := _plain((x, gy, *cores))) is not None:
+        shapes = tuple([g.shape for g in cores])
+        found = direct.gradients(dtype, x.shape, shapes, torch.get_num_threads())
+        if found is not None and gy.shape == found.output:
+            like = (x, *cores)
+            results = [torch.empty(a.shape, dtype=x.dtype) for a in like]
+            gx, *gcores = [a.data_ptr() for a in results]
+            places = [g.data_ptr() for g in cores]
+            found.run(places, x.data_ptr(), gy.data_ptr(), gx, gcores)
+            return results
+    return _back_by_arrays(x, cores, gy)
+
+
+@_silent
+def _back_by_arrays(x: Tensor, cores: Sequence[Tensor], gy: Tensor) -> list[Tensor]:
     workers = torch.get_num_threads()
     if x.dtype not in HALF:
         try:
@@ -77,6 +122,16 @@ def run_backward(x: Tensor, cores: Sequence[Tensor], gy: Tensor) -> list[Tensor]
         block.copy_(torch.from_numpy(gx))
         sums = tuple(a + b for a, b in zip(sums, gcores, strict=True))
     return [found, *(_tensor(a, like) for a, like in zip(sums, cores, strict=True))]
+
+
+def sum_of_rows(a: Tensor) -> Tensor:
+    """``a`` (..., M), its leading axes summed.
+
+    torch's own sum of a large array wakes threads, which then spin for a while in the way of ours.
+    """
+    if a.dtype not in _NATIVE:
+        return a.sum(tuple(range(a.ndim - 1)))
+    return torch.from_numpy(fc.sum_of_rows(a.numpy(force=True).reshape(-1, a.shape[-1])))
 
 
 def _wide(a: Tensor) -> _Array:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttcore.adapters.torch.host import HALF, run, run_backward
+from ttcore.adapters.torch.host import HALF, run, run_backward, sum_of_rows
 from ttcore.adapters.torch.state import (
     are_ordinary,
     is_plain,
@@ -115,7 +115,7 @@ class _Eager(torch.autograd.Function):
         x, bias, *cores = ctx.saved_tensors
         plain = not torch.is_grad_enabled() and are_ordinary((gy, *cores)) and not is_watched()
         gx, *gcores = (run_backward if plain else torch.ops.ttcore.fc_backward)(x, cores, gy)
-        return gx, _gradient_of_bias(bias, gy), *gcores
+        return gx, _gradient_of_bias(bias, gy, plain), *gcores
 
 
 @torch.library.custom_op("ttcore::fc", mutates_args=())
@@ -158,7 +158,7 @@ def _backward(ctx: Any, gy: Tensor) -> tuple[Tensor, list[Tensor], Tensor | None
     return gx, gcores, _gradient_of_bias(bias, gy)
 
 
-def _gradient_of_bias(bias: Tensor | None, gy: Tensor) -> Tensor | None:
+def _gradient_of_bias(bias: Tensor | None, gy: Tensor, plain: bool = False) -> Tensor | None:
     if bias is None:
         return None
     if gy.ndim == 1:
@@ -166,7 +166,7 @@ def _gradient_of_bias(bias: Tensor | None, gy: Tensor) -> Tensor | None:
     elif gy.numel() == gy.shape[-1]:  # one vector: nothing to add up
         gbias = gy.reshape(-1)
     else:
-        gbias = gy.sum(tuple(range(gy.ndim - 1)))
+        gbias = sum_of_rows(gy) if plain else gy.sum(tuple(range(gy.ndim - 1)))
     if gbias.dtype == bias.dtype:
         return gbias
     return (gbias if bias.is_complex() or not gbias.is_complex() else gbias.real).to(bias.dtype)

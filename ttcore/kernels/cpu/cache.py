@@ -17,6 +17,7 @@ import llvmlite
 import numba
 from numba.core import caching, config
 from numba.core.runtime import rtsys
+from numba.core.types import unliteral
 
 from ttcore.kernels.cpu.target import features
 
@@ -100,8 +101,14 @@ class _Cache(caching.FunctionCache):
 
 
 def compiled(function: Callable[..., Any], fastmath: Any = False) -> Any:
-    """``numba.njit(nogil=True)`` with this cache; single-threaded."""
+    """``numba.njit(nogil=True)`` with this cache; single-threaded.
+
+    Compiled once for each type: Numba would compile the function anew for each number that a caller
+    writes out, five times for the commonest kernel, and be twice as long about it.
+    """
     dispatcher = numba.njit(nogil=True, fastmath=fastmath)(function)
+    resolve = dispatcher.get_call_template
+    dispatcher.get_call_template = lambda args, kws: resolve(tuple(map(unliteral, args)), kws)
     try:
         dispatcher._cache = _Cache(function)
     except (RuntimeError, OSError):  # no place to keep it

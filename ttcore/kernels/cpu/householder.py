@@ -62,10 +62,16 @@ def reduce(zero, a, scale, root):
             left = m - last
             if left:
                 behind = np.uintp(b + last * size)
-                inside[:found, :left] = root[first:last, last:]
+                for j in range(found):  # loops: slices take seconds to compile
+                    row, at = root[first + j], np.uintp(last)
+                    for k in range(np.uintp(left)):
+                        inside[j, k] = row[at + k]
                 gemm(zero, found, left, rows, v, ROWS, 1, behind, m, w, m, True)
                 gemm(zero, found, left, found, t, 1, width, w, m, c, m, False)
-                root[first:last, last:] += change[:found, :left]
+                for j in range(found):
+                    row, at = root[first + j], np.uintp(last)
+                    for k in range(np.uintp(left)):
+                        row[at + k] += change[j, k]
                 gemm(zero, rows, left, found, v, 1, ROWS, c, m, behind, m, True)
 
 
@@ -84,17 +90,16 @@ def _reflect(v, n, count, root, first, minus):
         square = _dot(x, x, n)
         if top * top + square < SMALL:
             lift = LIFT
-            x[:n] *= lift
+            _scale(x, lift, n)
             top *= lift
             square = _dot(x, x, n)
         if square == 0.0:  # nothing to reflect
-            minus[: j + 1, j] = 0.0
+            for i in range(j + 1):
+                minus[i, j] = 0.0
             continue
         target = -math.copysign(math.sqrt(top * top + square), top)
         factor = (top - target) / target
-        shrink = 1.0 / (top - target)
-        for i in range(np.uintp(n)):
-            x[i] *= shrink
+        _scale(x, 1.0 / (top - target), n)
         root[p, p] = target / lift
         for k in range(j + 1, count):
             change = factor * (root[p, first + k] + _dot(x, v[k], n))
@@ -116,6 +121,12 @@ def _dot(x, y, n):
     for i in range(np.uintp(n)):
         total += x[i] * y[i]
     return total
+
+
+@compiled
+def _scale(x, factor, n):
+    for i in range(np.uintp(n)):
+        x[i] *= factor
 
 
 @compiled

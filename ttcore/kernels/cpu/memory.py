@@ -19,6 +19,16 @@ def _place(builder: Any, address: Any) -> Any:
 
 
 @intrinsic
+def pointer(context, zero, address):
+    """The pointer to entries of the type of ``zero``."""
+
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[1], context.get_value_type(signature.return_type))
+
+    return types.CPointer(zero)(zero, types.uintp), codegen
+
+
+@intrinsic
 def load(context, address):
     """The value at an address."""
 

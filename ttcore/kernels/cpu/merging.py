@@ -63,8 +63,10 @@ def spread(zero, flat, shapes, starts, table, largest, prefixes, gmats, gflat):
         gflat     like flat; written
     """
     total = gmats[0]
-    for share in range(1, gmats.shape[0]):
-        total += gmats[share]
+    for share in range(1, gmats.shape[0]):  # loops: slices take seconds to compile
+        more = gmats[share]
+        for e in range(np.uintp(total.size)):
+            total[e] += more[e]
     size = entry_bytes(zero)
     merged = np.empty(prefixes, flat.dtype)  # cores first..first + 1, first..first + 2, ...
     work = np.empty((3, largest), flat.dtype)
@@ -105,11 +107,13 @@ def spread(zero, flat, shapes, starts, table, largest, prefixes, gmats, gflat):
             right = np.uintp(flat.ctypes.data + starts[core] * size)
             into = np.uintp(gflat.ctypes.data + starts[core] * size)
             gemm(zero, bond, wide, tall, before, 1, bond, x, wide, into, wide, False)
-            other[: tall * bond] = 0
+            for e in range(np.uintp(tall * bond)):
+                other[e] = 0.0
             gemm_nt(zero, tall, bond, wide, 1, x, wide, 0, right, wide, 0, new, bond)
             gradient, other = other, gradient
-        entries = r * m * n * shapes[first, 3]
-        gflat[starts[first] : starts[first] + entries] = gradient[:entries]
+        at = np.uintp(starts[first])
+        for e in range(np.uintp(r * m * n * shapes[first, 3])):
+            gflat[at + e] = gradient[e]
 
 
 @compiled
