@@ -438,6 +438,39 @@ def test_a_new_model_is_rebuilt_from_the_state_dict():
         assert torch.equal(new[name](x), model[name](x))
 
 
+def test_deltas_are_rebuilt_beside_replaced_layers():
+    def make():
+        return nn.Sequential(nn.Linear(60, 64), nn.Linear(64, 61), nn.Linear(61, 64)).bfloat16()
+
+    torch.manual_seed(0)
+    model = make()
+    model[0] = TTDelta(model[0], rank=2, dtype=torch.float32)
+    model[1] = TTDelta(model[1], 3, (8, 8), (8, 8))
+    torch.nn.init.normal_(model[0].delta.cores[-1])
+    replace_layers(model, include="2", rank=3, min_params=0)
+    new, random = make(), torch.get_rng_state()
+    assert rebuild_layers(new, model.state_dict()) == ("0", "1", "2")
+    assert torch.equal(torch.get_rng_state(), random)
+    new.load_state_dict(model.state_dict())
+    x = torch.randn(3, 60, dtype=torch.bfloat16)
+    assert torch.equal(new(x), model(x))
+    assert [p.dtype for p in new.parameters()] == [p.dtype for p in model.parameters()]
+    assert [p.requires_grad for p in new.parameters()] == [
+        p.requires_grad for p in model.parameters()
+    ]
+
+
+def test_a_delta_that_does_not_fit_leaves_all_layers_trainable():
+    state = nn.Sequential(
+        TTDelta(nn.Linear(64, 64), 2), TTDelta(nn.Linear(64, 64), 2), nn.Linear(64, 64)
+    ).state_dict()
+    net = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 100))
+    with pytest.raises(tt.TTShapeError, match=r"^1.delta: .*out_features=100"):
+        rebuild_layers(net, state)
+    assert all(p.requires_grad for p in net.parameters())
+    assert [type(module) for module in net] == [nn.Linear, nn.Linear]
+
+
 def test_a_model_without_values_is_rebuilt_without_values():
     state = nn.Sequential(TTLinear((8, 8), (8, 8), 2)).state_dict()
     model = nn.Sequential(nn.Linear(64, 64, device="meta"))

@@ -71,7 +71,7 @@ def in_place_of(place: Place, new: TTLinear) -> TTLinear:
     return new.train(old.training)
 
 
-def exchange(changes: Sequence[tuple[Place, TTLinear]]) -> None:
+def exchange(changes: Sequence[tuple[Place, nn.Module]]) -> None:
     """Nothing here can fail half-way: the children of modules are the values of a dict."""
     for place, new in changes:
         for parent, key in place.parents:

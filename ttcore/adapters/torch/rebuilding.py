@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ttcore.adapters.torch.delta import TTDelta
 from ttcore.adapters.torch.dense import dense_weight, is_dense
 from ttcore.adapters.torch.modules import TTLinear
 from ttcore.adapters.torch.places import Place, exchange, find_layers, in_place_of
@@ -14,14 +15,15 @@ from ttcore.errors import TTError, TTShapeError, TTValueError
 def rebuild_layers(model: nn.Module, state_dict: Mapping[str, Tensor]) -> tuple[str, ...]:
     """Put a `TTLinear` wherever a state dict has cores for a dense layer of the model, in place.
 
-    Its values are not loaded: call ``model.load_state_dict(state_dict)`` next.
+    And a `TTDelta` where it has cores beside a dense layer. Values are not loaded: call
+    ``model.load_state_dict(state_dict)`` next.
 
     Parameters
     ----------
     model : torch.nn.Module
-        As it was made before `replace_layers` changed it.
+        As it was made before layers were exchanged.
     state_dict : mapping of str to tensor
-        Of the model that `replace_layers` had changed.
+        Of the model in which `replace_layers` had exchanged them, or `TTDelta` was put around them.
 
     Returns
     -------
@@ -46,18 +48,28 @@ def rebuild_layers(model: nn.Module, state_dict: Mapping[str, Tensor]) -> tuple[
     >>> new.load_state_dict(net.state_dict())
     <All keys matched successfully>
     """
-    changes = []
+    found = []
     for place in find_layers(model):
-        cores = next(filter(None, (_cores_of(name, state_dict) for name in place.names)), None)
-        if cores and is_dense(place.module):
-            changes.append((place, _empty(place, cores)))
-    if not changes:
+        if is_dense(place.module):
+            for inside in ("", ".delta"):
+                names = (name + inside for name in place.names)
+                cores = next(filter(None, (_cores_of(name, state_dict) for name in names)), None)
+                if cores:
+                    layer = _empty(place, cores, place.names[0] + inside, alone=not inside)
+                    found.append((place, layer, bool(inside)))
+                    break
+    if not found:
         raise TTValueError(
             "the state dict has no cores (such as 'fc.cores.0') for any dense layer of the model; "
             f"its keys begin with {', '.join(map(repr, list(state_dict)[:3])) or 'nothing'}"
         )
-    exchange(changes)
-    return tuple(place.names[0] for place, _ in changes)
+    exchange(
+        [
+            (place, _delta(place, layer) if beside else in_place_of(place, layer))
+            for place, layer, beside in found
+        ]
+    )
+    return tuple(place.names[0] for place, *_ in found)
 
 
 def _cores_of(name: str, state_dict: Mapping[str, Tensor]) -> list[Tensor]:
@@ -70,26 +82,32 @@ def _cores_of(name: str, state_dict: Mapping[str, Tensor]) -> list[Tensor]:
     return list(read())
 
 
-def _empty(place: Place, cores: Sequence[Tensor]) -> TTLinear:
-    """A layer for cores of these shapes."""
+def _empty(place: Place, cores: Sequence[Tensor], name: str, *, alone: bool) -> TTLinear:
+    """A layer for cores of these shapes; in the dtype of the dense layer where it is alone."""
     shapes = [tuple(core.shape) for core in cores]
-    name = place.names[0]
     if any(len(shape) != 4 for shape in shapes):
         raise TTShapeError(f"{name}: cores of shapes {shapes}, expected (r, out, in, r') for each")
     outputs, inputs = place.sizes
     weight = dense_weight(place.module)
     try:
         with torch.random.fork_rng(devices=[]):
-            new = TTLinear(
+            return TTLinear(
                 [shape[2] for shape in shapes],
                 [shape[1] for shape in shapes],
                 [1, *(shape[3] for shape in shapes)],
                 bias=False,
                 device=weight.device,
-                dtype=weight.dtype,
+                dtype=weight.dtype if alone else cores[0].dtype,
                 in_features=inputs,
                 out_features=outputs,
             )
     except TTError as error:
         raise TTShapeError(f"{name}: cores of shapes {shapes} do not fit: {error}") from error
-    return in_place_of(place, new)
+
+
+def _delta(place: Place, like: TTLinear) -> TTDelta:
+    """A delta on the layer that is there."""
+    with torch.random.fork_rng(devices=[]):
+        return TTDelta(
+            place.module, like.ranks, like.in_modes, like.out_modes, dtype=like.cores[0].dtype
+        )
