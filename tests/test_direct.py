@@ -148,3 +148,13 @@ def test_an_order_that_was_measured_meanwhile_is_taken():
         planner.order.cache_clear()
         planner.compiled_order.cache_clear()
         direct._found.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "shape", [(0, 3), (5, 0), (128, 3), (129, 1), (70_001, 7), (1000, 2048), (40_000, 1)], ids=str
+)
+def test_long_sums_are_sums_of_short_ones(shape):
+    a = np.random.default_rng(0).random(shape).astype(np.float32)
+    levels = 1 + np.ceil(np.log(max(shape[0], 2)) / np.log(fc.SUMMED))
+    bound = levels * 2 * fc.SUMMED * 2.0**-24 * a.sum(axis=0, dtype=float)
+    assert (np.abs(fc.sum_of_rows(a) - a.sum(axis=0, dtype=float)) <= bound).all()

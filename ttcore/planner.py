@@ -45,10 +45,10 @@ changes = 0  # how often an order was remembered: what rests on orders, and is k
 def remember(modes: Modes, batch: int, dtype: str, order_: Order) -> None:
     """Prefer a measured order for rows of this class."""
     global changes  # noqa: PLW0603
-    changes += 1
     _remembered[modes, batch, dtype, order_.compiled] = order_
     order.cache_clear()
     compiled_order.cache_clear()
+    changes += 1  # last: what others keep under the new number then rests on the new order
 
 
 @lru_cache(maxsize=1024)

@@ -471,6 +471,15 @@ def test_a_delta_that_does_not_fit_leaves_all_layers_trainable():
     assert [type(module) for module in net] == [nn.Linear, nn.Linear]
 
 
+def test_a_delta_that_is_refused_leaves_all_layers_trainable():
+    layers = [TTDelta(nn.Linear(64, 64), 2), TTDelta(nn.Linear(64, 64), 2)]
+    net = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    nn.init.constant_(net[1].weight, torch.nan)
+    with pytest.raises(tt.TTTypeError):
+        rebuild_layers(net, nn.Sequential(*layers).state_dict())
+    assert all(p.requires_grad for p in net.parameters())
+
+
 def test_a_model_without_values_is_rebuilt_without_values():
     state = nn.Sequential(TTLinear((8, 8), (8, 8), 2)).state_dict()
     model = nn.Sequential(nn.Linear(64, 64, device="meta"))

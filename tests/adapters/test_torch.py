@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch", reason="the adapter needs torch")
 from torch import nn  # noqa: E402
 
 from ttcore.adapters.torch import TTLinear, tt_linear  # noqa: E402
-from ttcore.errors import TTShapeError  # noqa: E402
+from ttcore.errors import TTShapeError, TTValueError  # noqa: E402
 from ttcore.testing import assert_within, dense_matrix, gamma, magnitude  # noqa: E402
 
 SHAPES = {
@@ -187,34 +187,71 @@ def test_the_operator_and_the_way_around_it_give_the_same_bits(layer):
     torch.testing.assert_close(gbias, summed, rtol=0, atol=1e-14)  # in torch's own order
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("operand", ["x", "core", "bias", "gradient"])
 @pytest.mark.parametrize(
     "view",
     [
         torch._neg_view,
-        lambda a: a.mT if a.ndim > 1 else a,
-        lambda a: a[..., None].expand(*a.shape, 2)[..., 0],
-        lambda a: a.flip(0),
+        lambda a: torch.stack([a, a], -1)[..., 0],
+        lambda a: a.repeat_interleave(2, 0)[::2],
     ],
-    ids=["negative on paper only", "transposed", "strided", "reversed"],
+    ids=["negative on paper only", "strided", "every other"],
 )
-def test_memory_that_is_not_in_order_is_read_as_it_is_meant(view, number):
-    """Of x, a core, the bias and the gradient that comes in, one at a time."""
+def test_memory_that_is_not_in_order_is_read_as_it_is_meant(view, operand):
     torch.manual_seed(0)
-    shapes = ((15, 15), (1, 3, 3, 2), (2, 5, 5, 1), (15,), (15, 15))
-    plain = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
-    given = list(plain)
-    which = (0, 1, 3, 4)[number]
-    if view(plain[which]).shape == plain[which].shape:
-        given[which] = view(plain[which])
-        plain[which] = given[which].resolve_neg().contiguous()
+    shapes = {"x": (15, 15), "other": (1, 3, 3, 2), "core": (2, 5, 5, 1), "bias": (15,)}
+    plain = {
+        name: torch.randn(shape, dtype=torch.float64)
+        for name, shape in {**shapes, "gradient": (15, 15)}.items()
+    }
+    changed = view(plain[operand])
+    assert changed.is_neg() or not changed.is_contiguous()
+    given = {**plain, operand: changed}
+    plain[operand] = changed.resolve_neg().contiguous()
     results = []
-    for x, first, second, bias, gy in (plain, given):
-        operands = [a.requires_grad_() for a in (x.detach(), first.detach(), second.detach())]
-        y = tt_linear(operands[0], operands[1:], bias)
-        results.append((y, *torch.autograd.grad(y, operands, gy)))
+    for at in (plain, given):
+        operands = [at[name].detach().requires_grad_() for name in ("x", "other", "core", "bias")]
+        y = tt_linear(operands[0], operands[1:3], operands[3])
+        results.append((y, *torch.autograd.grad(y, operands, at["gradient"])))
     for got, want in zip(*results, strict=True):
         torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_the_default_device_of_torch_does_not_matter(dtype, recorded):
+    layer, x = TTLinear((4, 7), (5, 3), 2, dtype=dtype), torch.randn(3, 28, dtype=dtype)
+    y = layer(x)
+    with torch.device("meta"), torch.set_grad_enabled(recorded):
+        again = layer(x)
+        assert torch.equal(again, y)
+        if recorded:
+            (g,) = torch.autograd.grad(again, layer.cores[0], y.detach())
+            assert g.device.type == "cpu"
+
+
+def test_tensors_without_memory():
+    layer, x = TTLinear((4, 7), (5, 3), 2), torch.randn(2, 28)
+    nothing = torch._efficientzerotensor((2, 28))
+    torch.testing.assert_close(layer(nothing), layer(torch.zeros(2, 28)))
+    y = layer(x)
+    y.backward(torch._efficientzerotensor((2, 15)))
+    assert all((g.grad == 0).all() for g in layer.cores)
+    for values in (torch.randn(4, 28), torch.randn(2, 28)):
+        x = values[-2:]  # with an offset, and without
+        values.untyped_storage().resize_(0)
+        with torch.no_grad(), pytest.raises(TTValueError, match="has no memory"):
+            layer(x)
+
+
+def test_gradients_of_the_bias_are_silent():
+    layer = TTLinear((8, 8), (8, 16), 2)
+    gy = torch.zeros(1000, 128)
+    gy[3, 5], gy[7, 5], gy[9, 6] = torch.inf, -torch.inf, torch.inf
+    with np.errstate(all="raise"):
+        layer(torch.zeros(1000, 64)).backward(gy)
+    assert layer.bias.grad[5].isnan()
+    assert layer.bias.grad[6].isinf()
 
 
 def test_sums_send_back_one_number_many_times():

@@ -1,7 +1,8 @@
 """Which backend serves an array.
 
 NumPy's float32 and float64 go to the compiled kernels of ``cpu`` where the planner finds enough
-work in a call to pay for loading them; everything else goes to ``portable``. The choice depends on
+work in a call to pay for loading them, and with torch's small layers in any case (``direct``);
+everything else goes to ``portable``. The choice depends on
 shapes and dtypes alone: equal calls give equal bits.
 """
 

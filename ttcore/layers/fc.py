@@ -41,6 +41,7 @@ from ttcore.typing import Array, Cores
 __all__ = ["backward", "forward"]
 
 SUMMED = 128  # rows that are added up one after the other
+WIDE = 1024  # entries of a row from which NumPy adds rows up quickly
 _HALF = {"float16", "bfloat16"}
 _GRADIENTS = {*_HALF, "float32", "float64", "complex64", "complex128"}
 
@@ -243,14 +244,17 @@ def fitting(
 
 
 def sum_of_rows(a: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """``a.sum(axis=0)`` of (batch, M), in sums of blocks: long batches lose no digits in it."""
+    """``a.sum(axis=0)`` of (batch, M), by sums of `SUMMED` terms, sums of those, and so on."""
     rows, m = a.shape
-    whole = rows - rows % SUMMED
-    if rows <= SUMMED or whole * m == 0:
-        total: np.ndarray[Any, Any] = a.sum(axis=0)
+    total: np.ndarray[Any, Any]
+    if rows <= SUMMED or m == 0:
+        total = a.sum(axis=0)
         return total
-    total = a[:whole].reshape(-1, SUMMED, m).sum(axis=1).sum(axis=0)
-    total += a[whole:].sum(axis=0)
+    side = max(1, min(WIDE // m, rows // SUMMED))  # short rows are added up several at once
+    whole = rows - rows % (SUMMED * side)
+    parts = a[:whole].reshape(-1, SUMMED, side * m).sum(axis=1)
+    total = sum_of_rows(parts.reshape(-1, m))
+    total += sum_of_rows(a[whole:])
     return total
 
 

@@ -14,9 +14,12 @@ import torch
 from torch import Tensor
 
 from ttcore.cores import check_cores
+from ttcore.errors import TTValueError
 from ttcore.layers import direct, fc
 from ttcore.linear import col_modes, row_modes
 
+_CPU = torch.device("cpu")
+ALONE = 2**15  # entries that torch adds up in one thread
 HALF = (torch.float16, torch.bfloat16)
 _NATIVE: dict[torch.dtype, np.dtype[Any]] = {
     torch.float32: np.dtype(np.float32),
@@ -33,33 +36,67 @@ _silent = np.errstate(all="ignore")  # infinities and NaN pass without a word, a
 
 def run(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> Tensor:
     """`fc.forward`."""
-    tensors = (x, *cores) if bias is None else (x, *cores, bias)
-    if (dtype := _plain(tensors)) is None:
+    places = _addresses((x, *cores) if bias is None else (x, *cores, bias))
+    if places is None:
         return _by_arrays(x, cores, bias)
     shapes = tuple([g.shape for g in cores])
     outputs = None if bias is None else bias.shape
+    dtype = _NATIVE[x.dtype]
     found = direct.product(dtype, x.shape, shapes, outputs, torch.get_num_threads())
     if found is None:
         return _by_arrays(x, cores, bias)
-    y = torch.empty(found.output, dtype=x.dtype)
-    shift = 0 if bias is None else bias.data_ptr()
-    found.run([g.data_ptr() for g in cores], x.data_ptr(), shift, y.data_ptr())
+    y = _empty(found.output, x.dtype)
+    count = len(cores) + 1
+    found.run(places[1:count], places[0], 0 if bias is None else places[count], y.data_ptr())
     return y
 
 
-def _plain(tensors: Sequence[Tensor]) -> np.dtype[Any] | None:
-    """The dtype of tensors that are no more than their memory in C order."""
+def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """On the CPU, whatever torch's default device is."""
+    return torch.empty(shape, dtype=dtype, device=_CPU)
+
+
+def _addresses(tensors: Sequence[Tensor]) -> list[int] | None:
+    """Of tensors that are no more than their memory in C order, of one dtype; None for others."""
     dtype = tensors[0].dtype
+    if dtype not in _NATIVE:
+        return None
+    places = []
     for a in tensors:
         if a.dtype is not dtype or a.layout is not torch.strided:
             return None
         if not a.is_contiguous() or a.is_neg():
             return None
-    return _NATIVE.get(dtype)
+        if a.storage_offset() and not _has_memory(a):
+            return None
+        place = a.data_ptr()
+        if not place or place % dtype.itemsize:
+            return None
+        places.append(place)
+    return places
+
+
+def _has_memory(a: Tensor) -> bool:
+    """Whether the storage is there: it can be given back while the tensor lives."""
+    last = sum((n - 1) * step for n, step in zip(a.shape, a.stride(), strict=True))
+    needed = (a.storage_offset() + last + 1) * a.element_size() if a.numel() else 0
+    return a.untyped_storage().nbytes() >= needed
+
+
+def _check_memory(tensors: Sequence[Tensor]) -> None:
+    """NumPy would make up memory that is not there."""
+    for a in tensors:
+        plain = a.layout is torch.strided and not a._is_zerotensor()
+        if plain and not _has_memory(a):
+            raise TTValueError(
+                f"a tensor of shape {tuple(a.shape)} has no memory: its storage was resized to "
+                f"{a.untyped_storage().nbytes()} bytes; gather or restore the parameters first"
+            )
 
 
 @_silent
 def _by_arrays(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> Tensor:
+    _check_memory((x, *cores) if bias is None else (x, *cores, bias))
     workers = torch.get_num_threads()
     if x.dtype not in HALF:
         try:  # views as NumPy sees them; each call to torch counts, and this is one for each
@@ -78,7 +115,7 @@ def _by_arrays(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> Tenso
     )
     first = next(parts)
     dtype = first.dtype if first.is_complex() else x.dtype
-    y = torch.empty((*x.shape[:-1], first.shape[-1]), dtype=dtype)
+    y = _empty((*x.shape[:-1], first.shape[-1]), dtype)
     for block, part in zip(_blocks(y, step), chain((first,), parts), strict=True):
         block.copy_(part)
     return y
@@ -87,21 +124,21 @@ def _by_arrays(x: Tensor, cores: Sequence[Tensor], bias: Tensor | None) -> Tenso
 def run_backward(x: Tensor, cores: Sequence[Tensor], gy: Tensor) -> list[Tensor]:
     """Gradients of x and the cores by `fc.backward`, in the dtypes of their operands."""
     gy = gy.contiguous()  # sums and means send one number many times
-    if (dtype := _plain((x, gy, *cores))) is not None:
+    places = _addresses((x, gy, *cores))
+    if places is not None:
         shapes = tuple([g.shape for g in cores])
-        found = direct.gradients(dtype, x.shape, shapes, torch.get_num_threads())
+        found = direct.gradients(_NATIVE[x.dtype], x.shape, shapes, torch.get_num_threads())
         if found is not None and gy.shape == found.output:
-            like = (x, *cores)
-            results = [torch.empty(a.shape, dtype=x.dtype) for a in like]
+            results = [_empty(a.shape, x.dtype) for a in (x, *cores)]
             gx, *gcores = [a.data_ptr() for a in results]
-            places = [g.data_ptr() for g in cores]
-            found.run(places, x.data_ptr(), gy.data_ptr(), gx, gcores)
+            found.run(places[2:], places[0], places[1], gx, gcores)
             return results
     return _back_by_arrays(x, cores, gy)
 
 
 @_silent
 def _back_by_arrays(x: Tensor, cores: Sequence[Tensor], gy: Tensor) -> list[Tensor]:
+    _check_memory((x, gy, *cores))
     workers = torch.get_num_threads()
     if x.dtype not in HALF:
         try:
@@ -113,7 +150,7 @@ def _back_by_arrays(x: Tensor, cores: Sequence[Tensor], gy: Tensor) -> list[Tens
         gx, gcores, _ = fc.backward(arrays, rows, slope, workers=workers)
         return [_tensor(gx, x), *map(_tensor, gcores, cores)]
     arrays = [_wide(g) for g in cores]
-    found = torch.empty(x.shape, dtype=x.dtype)
+    found = _empty(x.shape, x.dtype)
     step = _rows_at_once(x, arrays)
     sums: tuple[Any, ...] = (0,) * len(arrays)
     for block, *operands in zip(*(_blocks(a, step) for a in (found, x, gy)), strict=True):
@@ -124,12 +161,13 @@ def _back_by_arrays(x: Tensor, cores: Sequence[Tensor], gy: Tensor) -> list[Tens
     return [found, *(_tensor(a, like) for a, like in zip(sums, cores, strict=True))]
 
 
+@_silent
 def sum_of_rows(a: Tensor) -> Tensor:
     """``a`` (..., M), its leading axes summed.
 
     torch's own sum of a large array wakes threads, which then spin for a while in the way of ours.
     """
-    if a.dtype not in _NATIVE:
+    if a.dtype not in _NATIVE or a.numel() < ALONE:
         return a.sum(tuple(range(a.ndim - 1)))
     return torch.from_numpy(fc.sum_of_rows(a.numpy(force=True).reshape(-1, a.shape[-1])))
 

@@ -33,8 +33,9 @@ def rebuild_layers(model: nn.Module, state_dict: Mapping[str, Tensor]) -> tuple[
     Raises
     ------
     TTValueError, TTShapeError
-        If there are no cores for any layer, or they do not fit the layer of their name. The model
-        is then as it was.
+        If there are no cores for any layer, or they do not fit the layer of their name.
+    TTTypeError
+        If `TTDelta` refuses the layer. In all cases the model is then as it was.
 
     Examples
     --------
@@ -63,12 +64,17 @@ def rebuild_layers(model: nn.Module, state_dict: Mapping[str, Tensor]) -> tuple[
             "the state dict has no cores (such as 'fc.cores.0') for any dense layer of the model; "
             f"its keys begin with {', '.join(map(repr, list(state_dict)[:3])) or 'nothing'}"
         )
-    exchange(
-        [
+    flags = [(p, p.requires_grad) for place, *_ in found for p in place.module.parameters()]
+    try:
+        changes = [
             (place, _delta(place, layer) if beside else in_place_of(place, layer))
             for place, layer, beside in found
         ]
-    )
+    except Exception:  # a delta freezes its base
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        raise
+    exchange(changes)
     return tuple(place.names[0] for place, *_ in found)
 
 

@@ -108,7 +108,9 @@ def compiled(function: Callable[..., Any], fastmath: Any = False) -> Any:
     """
     dispatcher = numba.njit(nogil=True, fastmath=fastmath)(function)
     resolve = dispatcher.get_call_template
-    dispatcher.get_call_template = lambda args, kws: resolve(tuple(map(unliteral, args)), kws)
+    dispatcher.get_call_template = lambda args, kws: resolve(
+        tuple(map(unliteral, args)), {name: unliteral(kind) for name, kind in kws.items()}
+    )
     try:
         dispatcher._cache = _Cache(function)
     except (RuntimeError, OSError):  # no place to keep it

@@ -82,7 +82,7 @@ def _reflect(v, n, count, root, first, minus):
     Contract
         v      (count, >= n): columns of B, which become those of V
         root   (m, m): R
-        minus  (>= count, >= count): becomes -T on and above the diagonal
+        minus  (>= count, >= count): becomes -T on and above the diagonal; zero below it
     """
     for j in range(count):
         x, p = v[j], first + j

@@ -136,6 +136,7 @@ def householder(a: Array, *, scale: float = 1.0, start: Array | None = None) -> 
     Contract
         a      (N, m)  any strides; N >= 1
         start  (k, m)  rows above those of ``scale * a``, which a call before returned
+        scale  such that squares of ``scale * a`` are in range
     By LAPACK it takes ten times as long as `r_factor`; the compiled twin takes half.
     """
     xp = namespace(a)
