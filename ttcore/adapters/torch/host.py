@@ -61,18 +61,17 @@ def _addresses(tensors: Sequence[Tensor]) -> list[int] | None:
     dtype = tensors[0].dtype
     if dtype not in _NATIVE:
         return None
-    places = []
-    for a in tensors:
-        if a.dtype is not dtype or a.layout is not torch.strided:
-            return None
-        if not a.is_contiguous() or a.is_neg():
-            return None
-        if a.storage_offset() and not _has_memory(a):
-            return None
-        place = a.data_ptr()
-        if not place or place % dtype.itemsize:
-            return None
-        places.append(place)
+    places, size = [], dtype.itemsize
+    try:
+        for a in tensors:
+            if a.dtype is not dtype or not a.is_contiguous() or a.is_neg():
+                return None
+            place = a.data_ptr()
+            if not place or place % size or (a.storage_offset() and not _has_memory(a)):
+                return None
+            places.append(place)
+    except RuntimeError:  # sparse, say
+        return None
     return places
 
 
