@@ -144,6 +144,12 @@ def test_smooth_arrays_are_read_once(monkeypatch):
     assert source.passes <= 1.5
 
 
+def test_no_gram_matrix_is_made_where_reflections_follow(monkeypatch):
+    monkeypatch.setattr(streaming, "STATE", 2**20)
+    source, _ = check(np.random.default_rng(0).standard_normal((4,) * 8), 1e-12)
+    assert source.passes <= 2.5  # a sample, the triangle, the projection
+
+
 def test_the_ranks_are_those_of_the_array_in_memory():
     for a in (low_rank((4,) * 8, np.float64, noise=1e-5), smooth((8,) * 5)):
         for eps in (1e-2, 1e-3, 1e-8):

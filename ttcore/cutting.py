@@ -11,32 +11,25 @@ from typing import Any
 
 import numpy as np
 
-from ttcore import streaming
+from ttcore import streaming, tall
 from ttcore.arrays import (
     adjoint,
     astype,
     detached,
     dtype_name,
-    from_numpy,
     host,
-    in_double,
     largest,
     namespace,
     rounding_unit,
 )
 from ttcore.factorisations import check_finite, eigh, svd
-from ttcore.kernels import dispatch
 from ttcore.kernels.dispatch import tsqr
 from ttcore.kernels.portable.products import rows_times
 from ttcore.scaling import ldexp, reach, unit
-from ttcore.sketching import CONFIDENCE, FIRST, OVERSAMPLING, PROBES
+from ttcore.sketching import CONFIDENCE, OVERSAMPLING
 from ttcore.streaming import Stream
 from ttcore.truncation import Info, choose_rank, noise
 from ttcore.typing import Array
-
-
-def _passes(a: Array | Stream) -> Any:
-    return streaming if isinstance(a, Stream) else dispatch.passes(a)
 
 
 class Sweep:
@@ -72,14 +65,14 @@ class Sweep:
         if basis is None:
             return None
         with np.errstate(all="ignore"):  # of squares out of range; they are seen below
-            z, inner, missed = _passes(x).deflate(x, basis)
+            z, inner, missed = tall.passes(x).deflate(x, basis)
             square = float(np.trace(inner).real) + missed**2
         norm = self.norm if self.norm >= 0 else math.sqrt(square) if square > 0 else -1.0
         if not self._in_range(square) or missed > 0.5 * lowest * norm:
             return None
         before, self.norm = self.norm, norm
         if lowest < tsqr.plain_gram_floor(len(inner), 2.0**-53) and not tsqr.is_graded(inner):
-            root, _ = next(self._factors(z, inner, 1.0))
+            root = tall.fine_factor(z, inner, 1.0)
         else:
             root = tsqr.graded_root(inner)
         small = root @ adjoint(basis)
@@ -150,16 +143,17 @@ class Sweep:
         self, a: Array | Stream, modes: Sequence[int], rank: int
     ) -> tuple[Array | Stream, list[Array]]:
         """The same by the Gram matrix of all rows, or two, or Householder's method, as needed."""
-        scale = 1.0
-        kernel = _passes(a)
+        x, kernel, scale = detached(a), tall.passes(a), 1.0
+        reflected = tall.is_reflected(x) and not self._is_coarse(x, 2.0**-53)
+        first = tall.triangle if reflected else kernel.gram
         with np.errstate(all="ignore"):  # of squares out of range; they are seen at once
-            g = kernel.gram(detached(a))
+            found = first(x, scale=scale)
         if self.norm < 0:
-            scale = self._scale(a, g)
-            g = g if scale == 1.0 else kernel.gram(detached(a), scale=scale)
-            self.norm = math.sqrt(max(float(np.trace(host(g)).real), 0.0))
+            scale = self._scale(a, _square(found, reflected))
+            found = found if scale == 1.0 else first(x, scale=scale)
+            self.norm = math.sqrt(max(_square(found, reflected), 0.0))
         slack = 2.0 * noise(int(a.shape[1]), self.unit) * self.norm
-        for r, sure in self._factors(detached(a), g, scale):
+        for r, sure in [(found, True)] if reflected else self._factors(x, found, scale):
             _, cores, lost = self._cut(r, modes, rank)
             cores = [astype(core, self.dtype) for core in cores]
             left, error = kernel.project(a, _joined(cores), scale=scale)
@@ -170,19 +164,18 @@ class Sweep:
         self.lost = [*(min(x, error) for x in lost), *self.lost]  # one Gram matrix sees noise
         return left, cores
 
+    def _is_coarse(self, a: Array | Stream, unit: float) -> bool:
+        """Whether the tolerance is above what one Gram matrix of that precision sees."""
+        m = int(a.shape[1])
+        return max(self.tolerance, noise(m, self.unit)) >= tsqr.plain_gram_floor(m, unit)
+
     def _factors(self, a: Array | Stream, g: Array, scale: float) -> Iterator[tuple[Array, bool]]:
         """Factors R of a, each more certain than the one before; and whether u alone limits it."""
-        m = int(a.shape[1])
-        if max(self.tolerance, noise(m, self.unit)) >= tsqr.plain_gram_floor(m, rounding_unit(g)):
+        if self._is_coarse(a, rounding_unit(g)):
             yield tsqr.r_factor(a, g, fine=False, scale=scale), False
-        if isinstance(a, Stream):
-            kernel, compiled = streaming, a.dtype in dispatch.COMPILED
-        else:
-            kernel = dispatch.passes(a, widest=m)
-            compiled = kernel is not tsqr
-        if not compiled:  # LAPACK's QR takes much longer than one more Gram matrix
-            yield tsqr.r_factor(a, g, fine=True, scale=scale, again=_passes(a).gram), True
-        yield kernel.householder(a, scale=scale), True
+        yield tall.fine_factor(a, g, scale), True
+        if not tall.is_reflected(a):
+            yield tall.triangle(a, scale), True
 
     def cut_by_sketch(
         self, a: Array | Stream, modes: Sequence[int], rank: int, generator: np.random.Generator
@@ -192,11 +185,11 @@ class Sweep:
         None, with nothing changed, where half as many as there are rows or columns do not suffice,
         or where squares leave the range.
         """
-        x, kernel, before = detached(a), _passes(a), self.norm
+        x, kernel, before = detached(a), tall.passes(a), self.norm
         m, bond = int(a.shape[1]), self._bond(modes)
         least = max(self.tolerance, noise(m, self.unit))
         enough = int(min(self.caps[bond] + OVERSAMPLING, m))  # where the cap binds
-        for basis, missed, norm in _ranges(x, enough, generator):
+        for basis, missed, norm in tall.ranges(x, enough, generator):
             if not self._in_range(norm**2):
                 break
             self.norm = norm if before < 0 else before  # an estimate, at first
@@ -204,7 +197,7 @@ class Sweep:
                 continue
             root = self._root(x, basis)
             if before < 0:
-                self.norm = math.hypot(_norm(root), missed)
+                self.norm = math.hypot(tall.norm(root), missed)
             budget = least * self.norm
             if missed < budget:
                 budget = math.sqrt(budget**2 - missed**2)
@@ -234,12 +227,12 @@ class Sweep:
     def _root(self, a: Array | Stream, basis: Array) -> Array:
         """R with R^H R the Gram matrix of ``a @ basis``; by one more pass where digits count."""
         m = int(a.shape[1])
-        g = _passes(a).gram(a, basis=basis)
+        g = tall.passes(a).gram(a, basis=basis)
         coarse = tsqr.plain_gram_floor(int(g.shape[0]), rounding_unit(g))
         if max(self.tolerance, noise(m, self.unit)) >= coarse or tsqr.is_graded(host(g)):
             return tsqr.graded_root(g)
         turn = eigh(g)[1]
-        return tsqr.graded_root(_passes(a).gram(a, basis=basis @ turn)) @ adjoint(turn)
+        return tsqr.graded_root(tall.passes(a).gram(a, basis=basis @ turn)) @ adjoint(turn)
 
     def cut_rest(
         self, a: Array | Stream, modes: Sequence[int], rank: int
@@ -292,12 +285,12 @@ class Sweep:
         """Number of the bond before these modes, which are the last that are left."""
         return len(self.caps) - len(self.lost) - len(modes)
 
-    def _scale(self, a: Array | Stream, g: Array) -> float:
+    def _scale(self, a: Array | Stream, square: float) -> float:
         """Power of two that brings the entries near 1.
 
-        1.0 where the squares in g are far from both ends of the range.
+        1.0 where their squares, whose sum is given, are far from both ends of the range.
         """
-        if self._in_range(float(np.trace(host(g)).real)):
+        if self._in_range(square):
             return 1.0
         if isinstance(a, Stream):
             size = a.largest()
@@ -317,6 +310,13 @@ class Sweep:
         return Info(error, "bound" if self.missed else "measured", ranks, discarded, method)
 
 
+def _square(found: Array, is_factor: bool) -> float:
+    """Sum of the squared entries behind a factor R, or behind the Gram matrix."""
+    if is_factor:
+        return tall.norm(found) * tall.norm(found)
+    return float(np.trace(host(found)).real)
+
+
 def _is_unitary(x: np.ndarray[Any, Any], unit: float) -> bool:
     """To a few units of roundoff."""
     off = x.conj().T @ x - np.eye(x.shape[1])
@@ -331,55 +331,3 @@ def _joined(cores: Sequence[Array]) -> Array:
         r, n, s = core.shape
         joined = xp.reshape(xp.reshape(core, (r * n, s)) @ joined, (r, -1))
     return adjoint(joined)
-
-
-def _ranges(
-    a: Array | Stream, enough: int, generator: np.random.Generator
-) -> Iterator[tuple[Array, float, float]]:
-    """``(basis, missed, norm)`` of ever more random combinations of the rows.
-
-    ``enough`` is among their numbers. An orthonormal basis (m, k) of their span; the norm of what
-    it misses of ``a``, and the norm of ``a``: both estimated by combinations that it has not seen.
-    None where the latter is no number.
-    """
-    size, most = min(FIRST, enough), min(a.shape) // 2
-    if size > most:
-        return
-    with np.errstate(all="ignore"):  # what is out of range shows in the norm
-        drawn = _combined(a, PROBES + size, generator)
-        probes, rows = drawn[:PROBES, :], drawn[PROBES:, :]
-        norm = _norm(probes) / math.sqrt(PROBES)
-    while 0.0 < norm < math.inf:
-        basis = adjoint(svd(rows)[2])
-        yield basis, _norm(probes - (probes @ basis) @ adjoint(basis)) / math.sqrt(PROBES), norm
-        grown = enough if size < enough < 2 * size else 2 * size
-        if grown > most:
-            return
-        more = _combined(a, grown - size, generator)
-        rows, size = namespace(rows).concat([rows, more], axis=0), grown
-
-
-def _combined(a: Array | Stream, count: int, generator: np.random.Generator) -> Array:
-    """So many independent random combinations (count, m) of the rows, in double precision.
-
-    The coefficients are uniform, which takes a third of the time of normal ones, of variance 1.
-    """
-    total: Array = 0.0
-    for first, last, block in _rows(a):
-        weights = (generator.random((count, last - first)) - 0.5) * math.sqrt(12.0)
-        total = total + from_numpy(weights, block) @ block
-    return total
-
-
-def _rows(a: Array | Stream) -> Iterator[tuple[int, int, Array]]:
-    """Blocks of rows in double precision, and where they lie."""
-    if isinstance(a, Stream):
-        for first, last, block in a.blocks():
-            yield first, last, in_double(block)
-    else:
-        for first, last in tsqr.blocks(a):
-            yield first, last, tsqr.scaled_block(a, first, last, 1.0)
-
-
-def _norm(x: Array) -> float:
-    return float(namespace(x).linalg.vector_norm(x))
