@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -521,7 +522,7 @@ def test_the_helper_takes_part():
     W = halved_layer()
     x = rows(1, W.shape[1])
     tt.linear.matvec(W.cores, x, workers=2)
-    board = team.board_for(x.dtype, 2)
+    board = team._teams[x.dtype].board
     entered = 0
     for _ in range(20_000):
         tt.linear.matvec(W.cores, x, workers=2)
@@ -529,6 +530,32 @@ def test_the_helper_takes_part():
         if entered > 1000:
             return
     raise AssertionError("nobody woke up")
+
+
+def test_a_helper_that_was_late_is_left_alone_for_a_while():
+    """As when the system stops it within a half: the caller waits, once."""
+    W = halved_layer()
+    x, gy = rows(1, W.shape[1]), rows(1, W.shape[0])
+    want = both_ways(W, x, gy, 2)
+    board = team._teams[x.dtype].board
+    deadline = time.monotonic() + 20
+    while team.board_for(x.dtype, 2) is not board:  # somebody was late before
+        assert time.monotonic() < deadline
+    board[team.INSIDE] += 1  # somebody is inside, and stays there
+
+    def leave():
+        time.sleep(0.05)
+        board[team.INSIDE] -= 1
+
+    slow = threading.Thread(target=leave)
+    slow.start()
+    start = time.monotonic()
+    assert both_ways(W, x, gy, 2) == want
+    slow.join()
+    assert team.board_for(x.dtype, 2) is not board
+    while team.board_for(x.dtype, 2) is not board:
+        assert both_ways(W, x, gy, 2) == want
+    assert time.monotonic() - start > team.REST
 
 
 def test_many_callers_of_single_rows_get_the_right_answers():

@@ -12,6 +12,10 @@ them: so are the bits.
 The board is closed where NEXT is at least COUNT. Whoever takes a half first enters (INSIDE), then
 takes a number from NEXT. The owner writes on the board only while it is closed and nobody is
 inside: whoever enters later finds it closed, or open with everything written.
+
+Where threads of others spin on the helper's CPU, as those of a BLAS and of OpenMP do for a while
+after their work, the system stops the helper within a half for some milliseconds, and the caller
+waits. After that has happened, calls are left to their caller for a while.
 """
 
 import os
@@ -31,6 +35,7 @@ from ttcore.kernels.cpu.stages import advance, pull_back, retreat
 
 # entries of the board; those that threads fight for have cache lines of their own
 NEXT, INSIDE, OWNED, AWAKE, COUNT = 0, 16, 32, 48, 64
+LATE = 56  # whether the other half was once not done when it should have been
 KIND, STAGES, HALF, BASE, SOURCE, TARGET, SCRATCH, GRADIENTS, SPAN, STATES, INPUT = range(65, 76)
 TABLE = 80
 LONGEST = 12  # stages that are halved, at most
@@ -38,6 +43,7 @@ SIZE = TABLE + (LONGEST + 1) * COLUMNS
 CLOSED = 2**40
 FORWARD, AGAIN, BACK = range(3)  # a product; its states kept; gradients
 PATIENCE = 20_000  # looks at the board before a helper sleeps, about 300 us
+REST = 0.1  # seconds that the helper is not asked after it was late: so long OpenBLAS spins
 RECENT = 1e-3  # seconds since the last call, beyond which the helper is not woken
 
 Array = np.ndarray[Any, Any]
@@ -139,8 +145,12 @@ def publish(zero, board, kind, source, target):
     store(np.uintp(at + 8 * NEXT), 0)
     take_halves(zero, board)
     store(np.uintp(at + 8 * NEXT), CLOSED)
+    looks = 0
     while load(np.uintp(at + 8 * INSIDE)) > 0:
         pause()
+        looks += 1
+    if looks > PATIENCE:  # it took longer than a short call takes in all
+        board[LATE] = 1
 
 
 @compiled
@@ -236,17 +246,25 @@ class Team:
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.board = new_board()
         self._zero = dtype.type(0)
-        self._last = 0.0
+        self._last = self._resting = 0.0
         self._bell = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def call(self) -> None:
-        """Have the helper awake for the next calls, if calls come fast."""
+    def call(self) -> Array:
+        """The board to use; the helper is awake for the next calls, if calls come fast."""
         now = time.perf_counter()
         recent, self._last = now - self._last < RECENT, now
-        if not recent or self.board[AWAKE] or not self._lock.acquire(blocking=False):
-            return
+        if self.board[LATE]:
+            self.board[LATE], self._resting = 0, now + REST
+        if now < self._resting:
+            return _alone
+        if recent and not self.board[AWAKE] and self._lock.acquire(blocking=False):
+            self._wake()
+        return self.board
+
+    def _wake(self) -> None:
+        """By whoever has the lock."""
         try:
             if self._thread is None:
                 serve(self._zero, new_board(), 0)  # compiles in the caller's thread
@@ -270,6 +288,7 @@ class Team:
             self.board[AWAKE] = 0
 
 
+_alone = new_board()  # which no helper sees
 _teams: dict[Any, Team] = {}
 
 
@@ -281,8 +300,7 @@ def board_for(dtype: np.dtype[Any], workers: int | None) -> Array:
     team = _teams.get(dtype)
     if team is None:
         team = _teams.setdefault(dtype, Team(dtype))
-    team.call()
-    return team.board
+    return team.call()
 
 
 if hasattr(os, "register_at_fork"):
