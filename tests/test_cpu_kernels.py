@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -451,7 +452,7 @@ def test_bits_do_not_depend_on_the_number_of_workers(monkeypatch):
     results = []
     for cpus in (1, 2, 3, 7):
         monkeypatch.setattr(pool, "usable_cpus", lambda n=cpus: n)
-        monkeypatch.setattr(pool, "_pool", None)
+        monkeypatch.setattr(pool, "_helpers", pool._Helpers())
         gx, gcores = tt.linear.matvec_backward(W.cores, x, gy)
         results.append([W.apply(x), gx, *gcores])
     for other in results[1:]:
@@ -582,6 +583,22 @@ def test_an_exception_in_a_block_reaches_the_caller():
 
     with pytest.raises(ZeroDivisionError):
         pool.run_blocks(block, 10, 2)
+
+
+def test_helpers_keep_nothing_alive():
+    """Neither while they look for more work, nor when they sleep."""
+    for pause in (0.0, 0.2):
+        data = np.zeros(1000)
+        gone = weakref.ref(data)
+
+        def block(first, last, data=data):
+            time.sleep(0.01)
+            data[first:last] += 1
+
+        pool.run_blocks(block, 1000, 1, 2)
+        del block, data
+        time.sleep(0.02 + pause)
+        assert gone() is None
 
 
 @given(st.integers(0, 300), st.integers(1, 40), st.integers(1, 5))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import ttcore as tt
 from ttcore.kernels import dispatch
-from ttcore.kernels.cpu import interfaces as compiled
+from ttcore.kernels.cpu import inner as compiled
 from ttcore.kernels.cpu import pool
 from ttcore.kernels.portable import interfaces as portable
 
@@ -28,27 +28,88 @@ def test_the_compiled_step_equals_its_definition(dtype, r, s, t, u, n, data):
     exact = np.einsum("rit,rs,siu->tu", wide[1], wide[0], wide[2])
     size = np.einsum("rit,rs,siu->tu", *(np.abs(x) for x in (wide[1], wide[0], wide[2])))
     bound = (r * n + s + 4) * float(np.finfo(dtype).eps) * size
-    for kernel in (compiled, portable):
-        found, squares = kernel.advance(p, g, h)
+    swept, exponent, done = compiled.sweep(p, [(g, h)], 2.0**60)
+    assert done == 1
+    for found in (swept * 2.0**exponent, portable.advance(p, g, h)):
         assert found.dtype == dtype
         assert (np.abs(found - exact) <= bound).all()
-        if kernel is compiled:
-            expected = [np.sum(x.astype(float) ** 2) for x in (g, h)]
-            np.testing.assert_allclose(squares, expected, rtol=r * s * t * u * n * 2.0**-53)
 
 
-def test_nan_spreads_as_in_the_twin():
-    p, g, h = np.ones((9, 9)), np.ones((9, 5, 9)), np.ones((9, 5, 9))
-    h[2, 3, 4] = np.nan
-    np.testing.assert_array_equal(
-        np.isnan(compiled.advance(p, g, h)[0]), np.isnan(portable.advance(p, g, h)[0])
-    )
+def cores_of(rng, modes, rank, dtype=np.float64):
+    ranks = [3, *[rank] * (len(modes) - 1), 4]
+    return [
+        rng.standard_normal(shape).astype(dtype)
+        for shape in zip(ranks, modes, ranks[1:], strict=False)
+    ]
+
+
+def steps(interface, pairs):
+    for g, h in pairs:
+        interface = portable.advance(interface, g, h)
+    return interface
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1.0, 1e-5, 1e5])
+def test_a_sweep_equals_its_steps(dtype, scale):
+    """Its interface would leave the range of float32 on the way."""
+    rng = np.random.default_rng(0)
+    modes = (4, 1, 7, 13, 2, 3, 5, 4, 3)
+    pairs = list(zip(cores_of(rng, modes, 9), cores_of(rng, modes, 11), strict=True))
+    p = rng.standard_normal((3, 3))
+    exact = steps(p, pairs)
+    narrow = [((scale * g).astype(dtype), h.astype(dtype)) for g, h in pairs]
+    found, exponent, done = compiled.sweep(p.astype(dtype), narrow, 2.0**60)
+    assert done == len(modes)
+    assert exponent or scale == 1.0
+    assert np.isfinite(found).all()
+    assert 2.0**-17 < np.linalg.norm(found) < 2.0**17
+    wide = found.astype(np.float64) * (2.0**exponent / scale ** len(modes))
+    size = steps(np.abs(p), [(np.abs(g), np.abs(h)) for g, h in pairs])
+    length = sum(11 + 11 * n for n in modes)
+    assert (np.abs(wide - exact) <= (length + 50) * float(np.finfo(dtype).eps) * size).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300, 0.0])
+def test_a_sweep_ends_before_a_core_that_is_not_ordinary(value):
+    rng = np.random.default_rng(0)
+    gs, hs = (cores_of(rng, (4, 5, 6, 7), 8) for _ in range(2))
+    for k in range(4):
+        for cores in (gs, hs):
+            kept = cores[k]
+            cores[k] = kept * 0.0 if value == 0.0 else kept.copy()
+            cores[k][1, 2, 3] = value
+            pairs = list(zip(gs, hs, strict=True))
+            found, exponent, done = compiled.sweep(np.ones((3, 3)), pairs, 2.0**500)
+            assert done == k
+            expected = steps(np.ones((3, 3)), pairs[:k])
+            np.testing.assert_allclose(found * 2.0**exponent, expected, rtol=1e-12)
+            cores[k] = kept
+
+
+def test_nan_spreads_through_an_inner_product():
+    x = tt.random((20,) * 5, 60, rng=0)
+    cores = list(x.cores)
+    assert dispatch.is_swept(cores[2], cores[2])
+    for value in (np.nan, np.inf):
+        broken = cores[2].copy()
+        broken[2, 3, 4] = value
+        assert not np.isfinite(tt.algebra.vdot(x.cores, (*cores[:2], broken, *cores[3:])))
+
+
+def test_a_sweep_of_orthogonal_trains_is_zero():
+    g = np.zeros((4, 6, 4))
+    h = np.zeros((4, 6, 4))
+    g[:, :3], h[:, 3:] = 1.0, 1.0
+    found, exponent, done = compiled.sweep(np.ones((4, 4)), [(g, h)] * 3, 2.0**500)
+    assert (done, exponent) == (3, 0)
+    assert not found.any()
 
 
 @pytest.mark.parametrize("exponents", [(-600, 600), (600, -600), (-1000, 1000), (700, 700)])
 def test_cores_far_out_of_range_are_scaled_in_compiled_steps(exponents):
     x, y = (tt.random((20,) * 5, 60, rng=seed) for seed in (0, 1))
-    assert dispatch.interfaces(x.cores[2], y.cores[2]) is compiled
+    assert dispatch.is_swept(x.cores[2], y.cores[2])
     expected = tt.log_vdot(x, y)
     scaled = [
         tt.TTTensor([g * 2.0**exponent if k == 2 else g for k, g in enumerate(train.cores)])
@@ -61,7 +122,7 @@ def test_cores_far_out_of_range_are_scaled_in_compiled_steps(exponents):
 
 def test_bits_do_not_depend_on_the_threads(monkeypatch):
     x, y = (tt.random((20,) * 5, 60, rng=seed) for seed in (0, 1))
-    assert dispatch.interfaces(x.cores[2], y.cores[2]) is compiled
+    assert dispatch.is_swept(x.cores[2], y.cores[2])
     expected = tt.vdot(x, y)
     monkeypatch.setattr(pool, "usable_cpus", lambda: 1)
     assert tt.vdot(x, y) == expected
@@ -69,6 +130,6 @@ def test_bits_do_not_depend_on_the_threads(monkeypatch):
 
 def test_large_interfaces_and_complex_ones_are_left_to_blas():
     g = np.ones((300, 4, 300))
-    assert dispatch.interfaces(g, g) is portable
+    assert not dispatch.is_swept(g, g)
     z = np.ones((60, 20, 60), complex)
-    assert dispatch.interfaces(z, z) is portable
+    assert not dispatch.is_swept(z, z)

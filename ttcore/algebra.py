@@ -8,6 +8,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from functools import reduce
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from ttcore.scaling import (
     ldexp,
     log_of,
     reach,
-    squares_in_range,
+    room,
     tame,
     unit,
 )
@@ -235,17 +236,19 @@ def inner(x: Cores, y: Cores) -> tuple[Any, int]:
     xp = namespace(*x)
     interface = xp.ones((1, 1), dtype=x[0].dtype, **default_device_like(x[0]))
     exponent = 0
-    for g, h in zip(x, y, strict=True):
-        advance = dispatch.interfaces(g, h).advance
-        with np.errstate(all="ignore"):  # what leaves the range is found by the squares
-            moved, squares = advance(interface, g, h)
-        if squares is None or not all(squares_in_range(g, square) for square in squares):
-            (small_g, a), (small_h, b) = tame(g), tame(h)
-            if a or b:
-                moved, _ = advance(interface, small_g, small_h)
-                exponent += a + b
-        interface, shift = unit(moved)
-        exponent += shift
+    for swept, group in groupby(zip(x, y, strict=True), lambda pair: dispatch.is_swept(*pair)):
+        pairs = list(group)
+        while pairs:
+            done = 0
+            if swept:
+                interface, shift, done = dispatch.inner().sweep(interface, pairs, room(x[0]))
+            if not done:  # or a core may leave the range when it is squared
+                (g, a), (h, b) = map(tame, pairs[0])
+                with np.errstate(all="ignore"):  # NaN passes without a word
+                    interface, shift = unit(dispatch.interfaces.advance(interface, g, h))
+                shift, done = shift + a + b, 1
+            exponent += shift
+            pairs = pairs[done:]
     return interface[0, 0], exponent
 
 

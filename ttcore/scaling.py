@@ -81,8 +81,12 @@ def _exponent_of_norm(core: Array) -> int | None:
 
 def squares_in_range(core: Array, square: float) -> bool:
     """Whether a core is ordinary whose squared entries have this sum."""
-    room = 2.0 ** (reach(core) // 2)
-    return 1.0 / room < square < room
+    return 1.0 / room(core) < square < room(core)
+
+
+def room(core: Array) -> float:
+    """What the squared entries of an ordinary core sum up to at most; its inverse, at least."""
+    return float(2.0 ** (reach(core) // 2))
 
 
 def is_ordinary(core: Array) -> bool:

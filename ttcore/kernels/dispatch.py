@@ -12,12 +12,22 @@ import numpy as np
 
 from ttcore.kernels.portable import chain as portable_chain
 from ttcore.kernels.portable import gather as portable_gather
-from ttcore.kernels.portable import interfaces as portable_interfaces
+from ttcore.kernels.portable import interfaces, tsqr
 from ttcore.kernels.portable import rows as portable_rows
-from ttcore.kernels.portable import tsqr
 from ttcore.typing import Array
 
-__all__ = ["chain", "direct", "gather", "interfaces", "is_native", "passes", "rows", "tsqr"]
+__all__ = [
+    "chain",
+    "direct",
+    "gather",
+    "inner",
+    "interfaces",
+    "is_native",
+    "is_swept",
+    "passes",
+    "rows",
+    "tsqr",
+]
 
 NARROW = 256  # and the most columns: beyond, BLAS cuts the columns into blocks too
 LARGE = 2**17  # entries of a tall matrix from which the compiled passes are used
@@ -56,15 +66,18 @@ def gather(compiled: bool) -> Any:
     return compiled_gather
 
 
-def interfaces(g: Array, h: Array) -> Any:
-    """The module whose ``advance`` takes an interface past these two cores."""
+def is_swept(g: Array, h: Array) -> bool:
+    """Whether an inner product goes past these two cores by the compiled module ``inner``."""
     (r, n, t), (s, _, u) = g.shape, h.shape
     light = n * r * u * (s + t) < HEAVY
-    if light or max(r * s, r * u, t * u) > CACHED or not is_native(g):
-        return portable_interfaces
-    from ttcore.kernels.cpu import interfaces as compiled_interfaces
+    return not light and max(r * s, r * u, t * u) <= CACHED and is_native(g)
 
-    return compiled_interfaces
+
+def inner() -> Any:
+    """The compiled module ``inner``: many steps of ``interfaces`` in one call."""
+    from ttcore.kernels.cpu import inner as compiled_inner
+
+    return compiled_inner
 
 
 def rows(compiled: bool) -> Any:

@@ -6,10 +6,13 @@ Atomics are sequentially consistent, on int64. Addresses are uintp, as everywher
 from typing import Any
 
 import llvmlite.binding as llvm
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from ttcore.kernels.cpu.cache import compiled
 
 ORDER = "seq_cst"
 
@@ -99,3 +102,14 @@ def prefetch(context, address):
         return context.get_dummy_value()
 
     return types.void(types.uintp), codegen
+
+
+@compiled
+def watch(place, value, looks):
+    """Whether the first entry of an array of int64 is not ``value``, within so many looks."""
+    at = np.uintp(place.ctypes.data)
+    for _ in range(looks):
+        if load(at) != value:
+            return True
+        pause()
+    return False

@@ -3,16 +3,20 @@
 What a block computes must not depend on its bounds: then results do not depend on the number of
 workers. The caller takes part and never waits inside a pool thread; only leaf tasks enter the pool.
 It is made anew in a forked child.
+
+Whoever waits looks for a moment at a number that will change, before it sleeps: to be woken takes
+tens of microseconds, and often goes with a move to the other CPU, whose caches hold something else.
 """
 
 import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, SimpleQueue
 
-_lock = threading.Lock()
-_pool: ThreadPoolExecutor | None = None
+import numpy as np
+
+LOOKS = 10_000  # before one sleeps, about 150 us
 
 
 def usable_cpus() -> int:
@@ -38,7 +42,7 @@ def run_blocks(
     crew = min(workers or usable_cpus(), -(-count // grain))
     job = _Job(block, _ranges(count, grain, crew))
     if crew > 1:
-        _start(job.work, crew - 1)
+        call_helpers(job.work, crew - 1)
     job.work()
     job.finish()
 
@@ -51,7 +55,7 @@ class _Job:
     ) -> None:
         self._block, self._ranges = block, ranges
         self._changed = threading.Condition()
-        self._open = 0  # blocks that are being computed
+        self._open = np.zeros(1, np.int64)  # blocks that are being computed
         self._error: BaseException | None = None
 
     def work(self) -> None:
@@ -62,20 +66,22 @@ class _Job:
             except BaseException as caught:  # raised again by `finish`, in the caller's thread
                 error = caught
             with self._changed:
-                self._open -= 1
+                self._open[0] -= 1
                 self._error = self._error or error
                 self._changed.notify_all()
 
     def _take(self) -> tuple[int, int] | None:
         with self._changed:
             bounds = None if self._error else next(self._ranges, None)
-            self._open += bounds is not None
+            self._open[0] += bounds is not None
             return bounds
 
     def finish(self) -> None:
         """Wait for the blocks of others; one whose thread has not begun finds nothing to do."""
+        while (left := self._open[0]) and _watch(self._open, left):
+            pass
         with self._changed:
-            self._changed.wait_for(lambda: self._open == 0)
+            self._changed.wait_for(lambda: self._open[0] == 0)
         if self._error is not None:
             raise self._error
 
@@ -89,26 +95,58 @@ def _ranges(count: int, grain: int, crew: int) -> Iterator[tuple[int, int]]:
         first += size
 
 
-def _start(work: Callable[[], None], helpers: int) -> None:
-    global _pool  # noqa: PLW0603 -- one pool for the process
-    try:
-        with _lock:
-            if _pool is None:
-                _pool = ThreadPoolExecutor(
-                    max(usable_cpus() - 1, 1), "ttcore", initializer=_register
-                )
-            keep_apart(_natives)
-            for _ in range(helpers):
-                _pool.submit(work)
-    except RuntimeError:  # no more threads, or the interpreter is shutting down: the caller works
-        return
+class _Helpers:
+    """Threads that do what they are given, in any order."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._given: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._posted = np.zeros(1, np.int64)  # how often something was given
+
+    def give(self, work: Callable[[], None], times: int) -> None:
+        """By as many threads as there are CPUs beside the caller's, at most."""
+        times = min(times, max(usable_cpus() - 1, 1))
+        _watch(self._posted, -1)  # compiles in the caller's thread
+        with self._lock:
+            try:
+                while len(self._threads) < times:
+                    thread = threading.Thread(target=self._help, name="ttcore", daemon=True)
+                    thread.start()
+                    self._threads.append(thread)
+            except RuntimeError:  # no more threads, or the interpreter is shutting down
+                times = len(self._threads)
+            keep_apart(x.native_id for x in self._threads if x.native_id is not None)
+            for _ in range(times):
+                self._given.put(work)
+            self._posted[0] += 1
+
+    def _help(self) -> None:
+        while True:
+            seen = self._posted[0]
+            try:
+                work = self._given.get_nowait()
+            except Empty:
+                if _watch(self._posted, seen):
+                    continue
+                work = self._given.get()
+            work()
+            del work  # and the arrays that it knows
 
 
-_natives: list[int] = []  # the system's numbers of the pool's threads
+_helpers = _Helpers()
 
 
-def _register() -> None:
-    _natives.append(threading.get_native_id())
+def call_helpers(work: Callable[[], None], helpers: int) -> None:
+    """Have so many threads do ``work``, at most, and soon or too late: nobody waits for them."""
+    _helpers.give(work, helpers)
+
+
+def _watch(place: np.ndarray, value: int) -> bool:
+    """Whether a number is, or soon becomes, another than ``value``."""
+    from ttcore.kernels.cpu.memory import watch  # this module is there before Numba
+
+    return bool(watch(place, value, LOOKS))
 
 
 def keep_apart(threads: Iterable[int]) -> None:
@@ -146,10 +184,9 @@ _current_cpu = _find_current_cpu()
 
 
 def _forget() -> None:
-    """In a forked child the pool's threads do not exist, and its locks may be held by nobody."""
-    global _pool, _lock
-    _pool, _lock = None, threading.Lock()
-    _natives.clear()
+    """In a forked child the helpers do not exist, and their locks may be held by nobody."""
+    global _helpers  # noqa: PLW0603 -- one pool for the process
+    _helpers = _Helpers()
     _kept_off.clear()
 
 

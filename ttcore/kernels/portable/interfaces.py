@@ -9,15 +9,15 @@ from ttcore.arrays import conj, namespace
 from ttcore.typing import Array
 
 
-def advance(interface: Array, g: Array, h: Array) -> tuple[Array, Array | None]:
-    """The interface behind one more pair of cores; the sums of both's squares, where known.
+def advance(interface: Array, g: Array, h: Array) -> Array:
+    """The interface behind one more pair of cores.
 
     Contract
         interface  (r, s), g (r, n, r'), h (s, n, s') of one dtype
-        results    (r', s'); (2,) in double precision, or None
+        result     (r', s')
     Cost: n (r s s' + r r' s') multiply-adds.
     """
     xp = namespace(g)
     (r, n, t), (s, _, u) = g.shape, h.shape
     half = xp.reshape(interface @ xp.reshape(h, (s, n * u)), (r * n, u))
-    return conj(xp.reshape(g, (r * n, t))).T @ half, None
+    return conj(xp.reshape(g, (r * n, t))).T @ half

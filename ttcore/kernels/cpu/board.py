@@ -1,0 +1,78 @@
+"""Steps whose shares threads take from a board: for many short ones in one compiled call.
+
+Whoever takes a share first enters (INSIDE), then takes a number from NEXT. The board is closed
+where NEXT is at least COUNT. Its owner writes on it only while it is closed and nobody is inside:
+whoever enters later finds it closed, or open with everything written. Helpers look at it until all
+is done; one who comes too late finds that it is, and touches nothing.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ttcore.kernels.cpu.buffers import aligned_array
+from ttcore.kernels.cpu.cache import compiled
+from ttcore.kernels.cpu.memory import fetch_add, load, pause, store
+
+# entries; those that threads fight for have cache lines of their own
+NEXT, INSIDE, DONE, COUNT, STEP = 0, 16, 32, 48, 49
+SIZE = 64
+CLOSED = 2**40
+
+
+def new_board() -> np.ndarray[Any, Any]:
+    """A closed one."""
+    board = aligned_array(SIZE, np.dtype(np.int64))
+    board.fill(0)
+    board[NEXT] = CLOSED
+    return board
+
+
+@compiled
+def begin(board, step, shares):
+    """Offer the shares of a step."""
+    at = np.uintp(board.ctypes.data)
+    board[STEP] = step
+    store(np.uintp(at + 8 * COUNT), shares)
+    store(np.uintp(at + 8 * NEXT), 0)
+
+
+@compiled
+def take(board):
+    """The number of a share, or -1."""
+    at = np.uintp(board.ctypes.data)
+    number = fetch_add(np.uintp(at + 8 * NEXT), 1)
+    return number if number < load(np.uintp(at + 8 * COUNT)) else -1
+
+
+@compiled
+def finish(board):
+    """Close it, and wait for those who are inside."""
+    at = np.uintp(board.ctypes.data)
+    store(np.uintp(at + 8 * NEXT), CLOSED)
+    while load(np.uintp(at + 8 * INSIDE)) > 0:
+        pause()
+
+
+@compiled
+def end(board):
+    """All steps are done: helpers may go."""
+    store(np.uintp(board.ctypes.data + 8 * DONE), 1)
+
+
+@compiled
+def enter(board):
+    """Wait until there are shares to take; False where all is done. Then `leave` it."""
+    at = np.uintp(board.ctypes.data)
+    while load(np.uintp(at + 8 * DONE)) == 0:
+        if load(np.uintp(at + 8 * NEXT)) < load(np.uintp(at + 8 * COUNT)):
+            fetch_add(np.uintp(at + 8 * INSIDE), 1)
+            return True
+        pause()
+    return False
+
+
+@compiled
+def leave(board):
+    """No longer inside."""
+    fetch_add(np.uintp(board.ctypes.data + 8 * INSIDE), -1)
