@@ -601,6 +601,17 @@ def test_helpers_keep_nothing_alive():
         assert gone() is None
 
 
+def test_a_helper_survives_what_its_work_raises(monkeypatch):
+    monkeypatch.setattr(pool, "_helpers", pool._Helpers())
+    shown = []
+    monkeypatch.setattr(threading, "excepthook", lambda x: shown.append(x.exc_type))
+    done = threading.Event()
+    pool.call_helpers(lambda: 1 // 0, 1)
+    pool.call_helpers(done.set, 1)
+    assert done.wait(20)
+    assert shown == [ZeroDivisionError]
+
+
 @given(st.integers(0, 300), st.integers(1, 40), st.integers(1, 5))
 def test_blocks_cover_everything_once(count, grain, workers):
     done = []

@@ -1,5 +1,7 @@
 """The step from one interface to the next: twins, sizes, layouts."""
 
+import signal
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -123,9 +125,78 @@ def test_cores_far_out_of_range_are_scaled_in_compiled_steps(exponents):
 def test_bits_do_not_depend_on_the_threads(monkeypatch):
     x, y = (tt.random((20,) * 5, 60, rng=seed) for seed in (0, 1))
     assert dispatch.is_swept(x.cores[2], y.cores[2])
-    expected = tt.vdot(x, y)
-    monkeypatch.setattr(pool, "usable_cpus", lambda: 1)
-    assert tt.vdot(x, y) == expected
+    found = set()
+    for cpus in (1, 2, 3, 4):
+        for module in (pool, compiled):
+            monkeypatch.setattr(module, "usable_cpus", lambda n=cpus: n)
+        monkeypatch.setattr(pool, "_helpers", pool._Helpers())
+        found |= {tt.vdot(x, y) for _ in range(20)}
+        assert len(pool._helpers._threads) == cpus - 1
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("exponents", [(0, 4.8, *[249.9] * 5, 0), (0, *[-245] * 6, 0)])
+def test_interfaces_stay_in_range_between_ordinary_cores(exponents):
+    """Each norm is just within what a core may have, and each product far out of range."""
+    cores = [np.ones((1, 20, 60)), *[np.ones((60, 20, 60))] * 6, np.ones((60, 20, 1))]
+    cores = [g / np.linalg.norm(g) for g in cores]
+    expected = tt.log_vdot(tt.TTTensor(cores), tt.TTTensor(cores))
+    scaled = tt.TTTensor([g * 2.0**e for g, e in zip(cores, exponents, strict=True)])
+    sign, size = tt.log_vdot(scaled, scaled)
+    assert sign == expected[0]
+    np.testing.assert_allclose(
+        size - 2 * sum(exponents) * np.log(2.0), expected[1], rtol=1e-12, atol=1e-11
+    )
+
+
+def test_entries_far_below_the_norms_are_not_lost():
+    """Beside the block that the first core sees, there is one that makes the norms."""
+    g = np.zeros((60, 20, 60))
+    g[0, :, 0], g[1:, :, 1:] = 2.0**-280, 2.0**-200
+    first, last = np.zeros((1, 20, 60)), np.ones((60, 20, 1))
+    first[:, :, 0] = 1.0
+    cores = [first, g, g, g, last]
+    sign, size = tt.log_vdot(tt.TTTensor(cores), tt.TTTensor(cores))
+    assert sign == 1.0
+    assert size == pytest.approx(np.log(20.0**5) - 6 * 280 * np.log(2.0), rel=1e-12)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers of the system")
+def test_an_interrupt_sends_the_helpers_home(monkeypatch):
+    monkeypatch.setattr(pool, "_helpers", pool._Helpers())
+    boards = []
+    make = compiled.boards.new_board
+    monkeypatch.setattr(compiled.boards, "new_board", lambda: boards.append(make()) or boards[-1])
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    g = np.ones((100, 20, 100))
+    compiled.sweep(np.ones((100, 100)), [(g, g)], 2.0**500)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        with pytest.raises(KeyboardInterrupt):
+            compiled.sweep(np.ones((100, 100)), [(g, g)] * 200, 2.0**500)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert boards[-1][compiled.boards.DONE]
+
+
+def test_cores_out_of_range_cost_two_readings_each(monkeypatch):
+    """And not a sweep over all that are left."""
+    x = tt.random((20,) * 40, 40, rng=0)
+    scaled = tt.TTTensor([g * 2.0**400 for g in x.cores])
+    swept = []
+    sweep = compiled.sweep
+    monkeypatch.setattr(
+        compiled, "sweep", lambda p, pairs, room: swept.append(len(pairs)) or sweep(p, pairs, room)
+    )
+    expected = tt.log_vdot(x, x)[1] + 2 * 40 * 400 * np.log(2.0)
+    swept.clear()
+    assert tt.log_vdot(scaled, scaled)[1] == pytest.approx(expected, rel=1e-12)
+    assert sum(swept) < 2 * 40
 
 
 def test_large_interfaces_and_complex_ones_are_left_to_blas():

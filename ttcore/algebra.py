@@ -39,6 +39,8 @@ from ttcore.scaling import (
 )
 from ttcore.typing import Array, Cores
 
+SWEPT, COPIED = 32, 4  # pairs of cores at once, and of such as have to be copied for that
+
 
 def modes_of(cores: Cores) -> tuple[int, ...]:
     """The mode sizes."""
@@ -238,18 +240,32 @@ def inner(x: Cores, y: Cores) -> tuple[Any, int]:
     exponent = 0
     for swept, group in groupby(zip(x, y, strict=True), lambda pair: dispatch.is_swept(*pair)):
         pairs = list(group)
-        while pairs:
-            done = 0
-            if swept:
-                interface, shift, done = dispatch.inner().sweep(interface, pairs, room(x[0]))
-            if not done:  # or a core may leave the range when it is squared
-                (g, a), (h, b) = map(tame, pairs[0])
-                with np.errstate(all="ignore"):  # NaN passes without a word
-                    interface, shift = unit(dispatch.interfaces.advance(interface, g, h))
-                shift, done = shift + a + b, 1
+        plain = swept and all(core.flags.c_contiguous for pair in pairs for core in pair)
+        step = SWEPT if plain else COPIED
+        for first in range(0, len(pairs), step):
+            interface, shift = _past(interface, pairs[first : first + step], swept)
             exponent += shift
-            pairs = pairs[done:]
     return interface[0, 0], exponent
+
+
+def _past(interface: Array, pairs: list[tuple[Array, Array]], swept: bool) -> tuple[Array, int]:
+    """The interface behind some pairs of cores, and an exponent."""
+    exponent, tamed = 0, False
+    while pairs:
+        if swept:
+            interface, shift, done = dispatch.inner().sweep(interface, pairs, room(interface))
+            exponent, pairs = exponent + shift, pairs[done:]
+        if not pairs:
+            break
+        if not tamed:  # they may leave the range when they are squared
+            found = [(tame(g), tame(h)) for g, h in pairs]
+            pairs = [(g, h) for (g, _), (h, _) in found]
+            exponent += sum(a + b for (_, a), (_, b) in found)
+            tamed = True
+        with np.errstate(all="ignore"):  # NaN passes without a word
+            interface, shift = unit(dispatch.interfaces.advance(interface, *pairs[0]))
+        exponent, pairs = exponent + shift, pairs[1:]
+    return interface, exponent
 
 
 def scalar(value: Any) -> Any:

@@ -61,14 +61,12 @@ def in_turns(
     gc.collect()
     gc.freeze()  # else searching what a compiler left behind is part of somebody's time
     for name, call in contenders.items():
-        if first[name] < 2.0:  # else the warm-up is small beside the work
-            first[name] = min(_slice(call, 1)[0] for _ in range(3))
+        # a compiler may have taken part of a long one
+        times = 3 if first[name] < 2.0 else 1
+        first[name] = min(_slice(call, 1)[0] for _ in range(times))
     always = set(always)
     fastest = min((t for name, t in first.items() if name not in always), default=0.0)
     kept = [name for name, t in first.items() if name in always or t <= keep * fastest]
-    for name in kept:
-        if first[name] >= 2.0:  # which a compiler may have taken
-            first[name] = min(first[name], _slice(contenders[name], 1)[0])
     found: dict[str, list[tuple[float, bool]]] = {name: [] for name in kept}
     for turn in range(rounds):
         for name in kept[turn % len(kept) :] + kept[: turn % len(kept)]:

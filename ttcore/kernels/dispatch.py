@@ -70,7 +70,7 @@ def is_swept(g: Array, h: Array) -> bool:
     """Whether an inner product goes past these two cores by the compiled module ``inner``."""
     (r, n, t), (s, _, u) = g.shape, h.shape
     light = n * r * u * (s + t) < HEAVY
-    return not light and max(r * s, r * u, t * u) <= CACHED and is_native(g)
+    return not light and max(r * s, r * u, t * u) <= CACHED and is_native(g) and is_native(h)
 
 
 def inner() -> Any:

@@ -18,6 +18,7 @@ from ttcore.kernels.cpu.memory import fetch_add, load, pause, store
 NEXT, INSIDE, DONE, COUNT, STEP = 0, 16, 32, 48, 49
 SIZE = 64
 CLOSED = 2**40
+PATIENCE = 100_000  # looks at a closed board before a helper goes, some milliseconds
 
 
 def new_board() -> np.ndarray[Any, Any]:
@@ -62,9 +63,11 @@ def end(board):
 
 @compiled
 def enter(board):
-    """Wait until there are shares to take; False where all is done. Then `leave` it."""
+    """Wait until there are shares to take, then `leave` it; False where that is in vain."""
     at = np.uintp(board.ctypes.data)
-    while load(np.uintp(at + 8 * DONE)) == 0:
+    for _ in range(PATIENCE):
+        if load(np.uintp(at + 8 * DONE)) != 0:
+            return False
         if load(np.uintp(at + 8 * NEXT)) < load(np.uintp(at + 8 * COUNT)):
             fetch_add(np.uintp(at + 8 * INSIDE), 1)
             return True

@@ -16,14 +16,14 @@ import numpy as np
 from numba import carray
 
 from ttcore.kernels.cpu import board as boards
-from ttcore.kernels.cpu.buffers import LINE, aligned, give, take
+from ttcore.kernels.cpu.buffers import LINE, give, take
 from ttcore.kernels.cpu.cache import compiled, reordered
 from ttcore.kernels.cpu.gemm import gemm
 from ttcore.kernels.cpu.memory import pointer
 from ttcore.kernels.cpu.pool import call_helpers, usable_cpus
 
 SHARES = 4  # sums of slices, at most
-FAR = 16  # binary digits by which the norm of an interface may differ from 1
+FAR = 16  # binary digits by which the largest entry of an interface may differ from 1
 G, H, R, S, N, T, U = range(7)  # of a row of the table: addresses, (r, n, t) and (s, n, u)
 
 Array = np.ndarray[Any, Any]
@@ -43,23 +43,21 @@ def _copied(core, i, out):
 
 
 @compiled
-def _sum_slices(zero, interface, g, h, first, last, total, squares):
-    """total (t, u) = sum of G(i)^T P H(i) for first <= i < last; two addresses, and two cores.
+def _sum_slices(zero, interface, g, h, first, last, total, squares, scratch, room):
+    """total (t, u) = sum of G(i)^T P H(i) for first <= i < last; addresses, and two cores.
 
     A slice is copied before it is used: its rows are far apart, and each is needed often. The sums
-    of the squares of the slices go to ``squares``.
+    of the squares of the slices go to ``squares``. ``scratch``: three places of ``room`` bytes.
     """
     r, s, t, u = g.shape[0], h.shape[0], g.shape[2], h.shape[2]
-    half, left, right = aligned(g, r * u), aligned(g, r * t), aligned(g, s * u)
+    x, y, q = scratch, np.uintp(scratch + room), np.uintp(scratch + 2 * room)
+    left, right = carray(pointer(zero, x), r * t), carray(pointer(zero, y), s * u)
     squares[0] = squares[1] = 0.0
     for i in range(first, last):
         squares[0] += _copied(g, i, left)
         squares[1] += _copied(h, i, right)
-        q = np.uintp(half.ctypes.data)
-        x, y = np.uintp(left.ctypes.data), np.uintp(right.ctypes.data)
         gemm(zero, r, u, s, interface, s, 1, y, u, q, u, False)
         gemm(zero, t, u, r, x, 1, t, q, u, total, u, i > first)
-    return half[0], left[0], right[0]  # keeps what addresses were taken of
 
 
 @compiled
@@ -73,9 +71,12 @@ def _take_shares(zero, board, table, places, squares, pitch):
         shares = min(SHARES, n)
         g = carray(pointer(zero, np.uintp(row[G])), (row[R], n, row[T]))
         h = carray(pointer(zero, np.uintp(row[H])), (row[S], n, row[U]))
-        total = np.uintp(places[2] + np.uintp(i * pitch))
+        total = np.uintp(places[2] + np.uintp(4 * i * pitch))
         first, last = i * n // shares, (i + 1) * n // shares
-        _sum_slices(zero, np.uintp(places[k % 2]), g, h, first, last, total, squares[i])
+        _sum_slices(
+            zero, np.uintp(places[k % 2]), g, h, first, last, total, squares[i],
+            np.uintp(total + pitch), pitch,
+        )  # fmt: skip
         i = boards.take(board)
 
 
@@ -88,19 +89,19 @@ def _help(zero, board, table, places, squares, pitch):
 
 
 @compiled
-def _sum_shares(zero, source, target, shares, pitch, entries):
-    """The shares at ``source``, ``pitch`` bytes apart, in order; the sum's squares, summed."""
+def _sum_shares(zero, source, target, shares, step, entries):
+    """The shares at ``source``, ``step`` bytes apart, in order; the largest entry of the sum."""
     total = carray(pointer(zero, target), entries)
-    square = 0.0
+    largest = 0.0
     for i in range(entries):
         total[i] = zero
     for k in range(shares):
-        share = carray(pointer(zero, np.uintp(source + k * pitch)), entries)
+        share = carray(pointer(zero, np.uintp(source + k * step)), entries)
         for i in range(entries):
             total[i] += share[i]
     for i in range(entries):
-        square += np.float64(total[i]) * np.float64(total[i])
-    return square
+        largest = max(largest, abs(np.float64(total[i])))
+    return largest
 
 
 @compiled
@@ -108,7 +109,8 @@ def _sweep(zero, board, table, places, squares, pitch, room):
     """(done, exponent): steps after which the interface, times 2**-exponent, is in a place.
 
     Contract
-        places  two of an interface in turns, which begins in the first, and one of the shares
+        places  two of an interface in turns, which begins in the first, and one of the shares:
+                each of four arrays of ``pitch`` bytes, a sum and what its slices need
         room    squares of a core sum up to between 1 / room and room; if not, its step is not done
     """
     exponent = 0
@@ -125,8 +127,8 @@ def _sweep(zero, board, table, places, squares, pitch, room):
             if not 1.0 / room < square < room:
                 return k, exponent
         target = np.uintp(places[(k + 1) % 2])
-        square = _sum_shares(zero, np.uintp(places[2]), target, shares, pitch, entries)
-        shift = math.frexp(math.sqrt(square))[1] if 0.0 < square < math.inf else 0
+        largest = _sum_shares(zero, np.uintp(places[2]), target, shares, 4 * pitch, entries)
+        shift = math.frexp(largest)[1] if 0.0 < largest < math.inf else 0
         if abs(shift) > FAR:
             scale, total = math.ldexp(1.0, -shift), carray(pointer(zero, target), entries)
             for i in range(entries):
@@ -147,27 +149,37 @@ def sweep(interface: Array, pairs: Sequence[tuple[Array, Array]], room: float) -
     Cost: n (r s u + r t u) multiply-adds a pair.
     """
     interface = np.ascontiguousarray(interface)
-    pairs = [(np.ascontiguousarray(g), np.ascontiguousarray(h)) for g, h in pairs]
+    pairs = [[np.require(core, requirements="CA") for core in pair] for pair in pairs]
     table = np.array(
         [(g.ctypes.data, h.ctypes.data, g.shape[0], h.shape[0], *g.shape[1:], h.shape[2])
          for g, h in pairs], np.int64
     )  # fmt: skip
     dtype, zero = interface.dtype, interface.dtype.type(0)
-    most = max(interface.size, *(table[:, T] * table[:, U]))
+    r, s, t, u = (table[:, column] for column in (R, S, T, U))
+    most = max(interface.size, *(int((a * b).max()) for a, b in ((t, u), (r, t), (s, u), (r, u))))
     most = -(-most * dtype.itemsize // LINE) * LINE // dtype.itemsize
-    pitch = int(most * dtype.itemsize)
-    scratch = take(int(most) * (2 + SHARES), dtype)
+    pitch = most * dtype.itemsize
+    scratch = take(most * (2 + 4 * SHARES), dtype)
     scratch[: interface.size] = interface.reshape(-1)
     places = scratch.ctypes.data + np.array([0, pitch, 2 * pitch], np.uint64)
     squares = np.empty((SHARES, LINE // 8))  # rows are lines of the cache
+    rest = table, places, squares, pitch
+    if dtype not in _ready:  # compiled by the caller, whom a process does not end without
+        boards.end(over := boards.new_board())
+        _help(zero, over, *rest)
+        _ready.add(dtype)
     board = boards.new_board()
-    helpers = min(usable_cpus(), SHARES) - 1
-    if helpers:
-        call_helpers(lambda: _help(zero, board, table, places, squares, pitch), helpers)
-    done, exponent = _sweep(zero, board, table, places, squares, pitch, room)
-    boards.end(board)
+    try:
+        if helpers := min(usable_cpus(), SHARES) - 1:
+            call_helpers(lambda: _help(zero, board, *rest), helpers)
+        done, exponent = _sweep(zero, board, *rest, room)
+    finally:  # an interrupt is raised on the way back
+        boards.end(board)
     if done:
-        interface = scratch[done % 2 * int(most) :][: table[done - 1, T] * table[done - 1, U]]
-        interface = interface.reshape(table[done - 1, T], table[done - 1, U]).copy()
+        shape = table[done - 1, T], table[done - 1, U]
+        interface = scratch[done % 2 * most :][: shape[0] * shape[1]].reshape(shape).copy()
     give(scratch)
     return interface, exponent, done
+
+
+_ready: set[np.dtype[Any]] = set()

@@ -130,7 +130,11 @@ class _Helpers:
                 if _watch(self._posted, seen):
                     continue
                 work = self._given.get()
-            work()
+            try:
+                work()
+            except Exception as error:  # shown as that of a thread that dies; this one goes on
+                shown = type(error), error, error.__traceback__, threading.current_thread()
+                threading.excepthook(threading.ExceptHookArgs(shown))
             del work  # and the arrays that it knows
 
 

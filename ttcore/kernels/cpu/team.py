@@ -303,5 +303,11 @@ def board_for(dtype: np.dtype[Any], workers: int | None) -> Array:
     return team.call()
 
 
+def _forget() -> None:
+    """In a forked child the helpers do not exist, and nobody will release a board."""
+    _teams.clear()
+    _alone[OWNED] = 0
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_teams.clear)  # the helpers do not exist there
+    os.register_at_fork(after_in_child=_forget)
