@@ -32,13 +32,16 @@ def is_reflected(a: Array | Stream) -> bool:
 
 
 def triangle(a: Array | Stream, scale: float) -> Array:
-    """R by Householder's method."""
+    """R (m, m) with R^H R = scale**2 a^H a for a (N, m), by Householder's method."""
     kernel = streaming if isinstance(a, Stream) else dispatch.passes(a, widest=int(a.shape[1]))
     return kernel.householder(a, scale=scale)
 
 
 def fine_factor(a: Array | Stream, g: Array, scale: float) -> Array:
-    """R that u alone limits; LAPACK's reflections take much longer than one more Gram matrix."""
+    """The same R, limited by u alone: g is the Gram matrix of ``scale * a``.
+
+    LAPACK's reflections would take much longer than one more Gram matrix.
+    """
     if is_reflected(a):
         return triangle(a, scale)
     return tsqr.r_factor(a, g, fine=True, scale=scale, again=passes(a).gram)

@@ -28,6 +28,8 @@ G, H, R, S, N, T, U = range(7)  # of a row of the table: addresses, (r, n, t) an
 
 Array = np.ndarray[Any, Any]
 
+_ready: set[np.dtype[Any]] = set()  # for which the helpers' work is compiled
+
 
 @reordered
 def _copied(core, i, out):
@@ -180,6 +182,3 @@ def sweep(interface: Array, pairs: Sequence[tuple[Array, Array]], room: float) -
         interface = scratch[done % 2 * most :][: shape[0] * shape[1]].reshape(shape).copy()
     give(scratch)
     return interface, exponent, done
-
-
-_ready: set[np.dtype[Any]] = set()
