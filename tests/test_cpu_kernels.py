@@ -214,7 +214,7 @@ for zero in (types.float32, types.float64):
     emit = simd.Emitter(builder, zero)
     a, b, c, row, col, ldb, ldc, k = builder.function.args
     places = {n: emit.pointer(x) for n, x in zip("abc", (a, b, c))}
-    simd._tile(emit, simd.TALL, [None, None], {
+    simd._tile(emit, simd.TALL, [simd._constant(0), simd._constant(emit.lanes)], None, {
         **places, "row": row, "col": col, "ldb": ldb, "ldc": ldc, "k": k,
         "add": ir.Constant(ir.IntType(1), 0),
     })
@@ -260,7 +260,7 @@ for name, zero in (("single", types.float32), ("double", types.float64)):
     emit = simd.Emitter(builder, zero)
     a, b, c, row, col, ldb, ldc, k = function.args
     places = {n: emit.pointer(x) for n, x in zip("abc", (a, b, c))}
-    simd._tile(emit, 8, [None, None], {
+    simd._tile(emit, 8, [simd._constant(0), simd._constant(emit.lanes)], None, {
         **places, "row": row, "col": col, "ldb": ldb, "ldc": ldc, "k": k,
         "add": ir.Constant(ir.IntType(1), 0),
     })

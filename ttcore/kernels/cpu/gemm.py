@@ -23,10 +23,14 @@ def gemm(zero, m, n, k, a, row, col, b, ldb, c, ldc, add):
         simd.columns_2(zero, m, a, row, col, bj, ldb, cj, ldc, k, lanes, add)
         j += 2 * lanes
     left = n - j
-    bj, cj = np.uintp(b + j * size), np.uintp(c + j * size)
     if left > lanes:
-        simd.edge_2(zero, m, a, row, col, bj, ldb, cj, ldc, k, left - lanes, add)
+        bj, cj = np.uintp(b + j * size), np.uintp(c + j * size)
+        simd.lapped_2(zero, m, a, row, col, bj, ldb, cj, ldc, k, left - lanes, add)
+    elif left > 0 and n >= lanes and not add:
+        bj, cj = np.uintp(b + (n - lanes) * size), np.uintp(c + (n - lanes) * size)
+        simd.columns_1(zero, m, a, row, col, bj, ldb, cj, ldc, k, lanes, add)
     elif left > 0:
+        bj, cj = np.uintp(b + j * size), np.uintp(c + j * size)
         simd.edge_1(zero, m, a, row, col, bj, ldb, cj, ldc, k, left, add)
 
 

@@ -5,7 +5,8 @@ in registers. Here each tile is emitted instruction by instruction: accumulators
 loop over k as phi nodes.
 
     columns_V   C[m, V L] (+)= A[m, k] @ B[k, V L]    any strides of A; rows of B and C contiguous
-    edge_V      the same with only ``lanes`` columns in the last register
+    lapped_2    the same with L + ``lanes`` columns: the second register begins ``lanes`` behind the first
+    edge_1      the same with only ``lanes`` columns: they are masked, and no more is read or written
     dots_MxN    C[M, N] += sum over o, k of A[o, M, k] B[o, N, k]    both contiguous along k
     turn        C[n, m] = A[m, n] transposed                         rows of both contiguous
 
@@ -160,19 +161,18 @@ def _constant(number: int) -> Any:
     return ir.Constant(I64, number)
 
 
-def _tile(emit: Emitter, m: int, masks: list[Any], address: dict[str, Any]) -> None:
-    """Code for C[m, V L] (+)= A[m, k] @ B[k, V L]; ``address`` holds pointers, strides and k."""
-    builder, v = emit.builder, len(masks)
+def _tile(emit: Emitter, m: int, starts: list[Any], mask: Any, address: dict[str, Any]) -> None:
+    """Code for C[m, n] (+)= A[m, k] @ B[k, n], where registers of columns begin at ``starts``.
+
+    ``address`` holds pointers, strides and k.
+    """
+    builder, v = emit.builder, len(starts)
     rows = [builder.mul(_constant(i), address["row"]) for i in range(m)]
     lines = [builder.mul(_constant(i), address["ldc"]) for i in range(m)]
-    places = [
-        emit.at(address["c"], builder.add(line, _constant(j * emit.lanes)))
-        for line in lines
-        for j in range(v)
-    ]
+    places = [emit.at(address["c"], builder.add(line, j)) for line in lines for j in starts]
     with builder.if_else(address["add"]) as (then, otherwise):
         with then:
-            old = [emit.load(place, masks[n % v]) for n, place in enumerate(places)]
+            old = [emit.load(place, mask) for place in places]
             loaded = builder.block
         with otherwise:
             cleared = builder.block
@@ -185,10 +185,7 @@ def _tile(emit: Emitter, m: int, masks: list[Any], address: dict[str, Any]) -> N
 
     def body(step: Any, sums: list[Any]) -> list[Any]:
         line, shift = builder.mul(step, address["ldb"]), builder.mul(step, address["col"])
-        right = [
-            emit.load(emit.at(address["b"], builder.add(line, _constant(j * emit.lanes))), mask)
-            for j, mask in enumerate(masks)
-        ]
+        right = [emit.load(emit.at(address["b"], builder.add(line, j)), mask) for j in starts]
         new = []
         for i in range(m):
             place = builder.gep(address["a"], [builder.add(rows[i], shift)])
@@ -197,29 +194,43 @@ def _tile(emit: Emitter, m: int, masks: list[Any], address: dict[str, Any]) -> N
         return new
 
     sums = emit.loop(address["k"], first, body)
-    for n, place in enumerate(places):
-        emit.store(sums[n], place, masks[n % v])
+    for value, place in zip(sums, places, strict=True):
+        emit.store(value, place, mask)
 
 
 def in_heights(emit: Emitter, m: Any, tile: Any) -> None:
-    """``tile(height, start)`` for m rows: as many of `TALL` as there are, one for each bit left."""
+    """``tile(height, start)`` for m rows: as many of `TALL` as there are, then 4, 2 and 1.
+
+    A tile of two rows waits for its own sums: eight rows are two tiles of four, not six and two.
+    """
     builder = emit.builder
+    count, rest = builder.sdiv(m, _constant(TALL)), builder.srem(m, _constant(TALL))
+    if TALL == 6:
+        two = builder.icmp_signed("==", rest, _constant(2))
+        spared = builder.zext(
+            builder.and_(two, builder.icmp_signed(">", count, _constant(0))), I64
+        )
+        count = builder.sub(count, spared)
+        rest = builder.add(rest, builder.mul(spared, _constant(TALL)))
+    whole = builder.mul(count, _constant(TALL))
 
-    def tall(step: Any, carried: list[Any]) -> list[Any]:
-        tile(TALL, builder.mul(step, _constant(TALL)))
-        return carried
+    def tiles(height: int, number: Any, start: Any) -> None:
+        def body(step: Any, carried: list[Any]) -> list[Any]:
+            tile(height, builder.add(start, builder.mul(step, _constant(height))))
+            return carried
 
-    emit.loop(builder.sdiv(m, _constant(TALL)), [], tall)
-    rest = builder.srem(m, _constant(TALL))
-    whole = builder.sub(m, rest)
-    for height in (4, 2, 1):
+        emit.loop(number, [], body)
+
+    tiles(TALL, count, _constant(0))
+    tiles(4, builder.sdiv(rest, _constant(4)), whole)
+    for height in (2, 1):
         bit = builder.and_(rest, _constant(height))
         with builder.if_then(builder.icmp_signed("!=", bit, _constant(0))):
             tile(height, builder.add(whole, builder.and_(rest, _constant(-2 * height))))
 
 
-def make_columns(v: int, *, edge: bool) -> Any:
-    """The intrinsic columns_V, or edge_V."""
+def make_columns(v: int, *, lapped: bool = False, masked: bool = False) -> Any:
+    """The intrinsic columns_V, lapped_V or edge_V."""
 
     @intrinsic
     def columns(context, zero, m, a, row, col, b, ldb, c, ldc, k, lanes, add):
@@ -231,7 +242,8 @@ def make_columns(v: int, *, edge: bool) -> Any:
         def codegen(context, builder, signature, args):
             _, m, a, row, col, b, ldb, c, ldc, k, lanes, add = args
             emit = Emitter(builder, signature.args[0])
-            masks = [None] * (v - 1) + [emit.mask(lanes) if edge else None]
+            mask = emit.mask(lanes) if masked else None
+            starts = [lanes if lapped and j else _constant(j * emit.lanes) for j in range(v)]
             pa, pb, pc = (emit.pointer(address) for address in (a, b, c))
 
             def tile(height, start):
@@ -241,7 +253,7 @@ def make_columns(v: int, *, edge: bool) -> Any:
                     "c": builder.gep(pc, [builder.mul(start, ldc)]),
                     "row": row, "col": col, "ldb": ldb, "ldc": ldc, "k": k, "add": add,
                 }  # fmt: skip
-                _tile(emit, height, masks, address)
+                _tile(emit, height, starts, mask, address)
 
             in_heights(emit, m, tile)
             return context.get_dummy_value()
@@ -393,7 +405,7 @@ def entry_bytes(context, zero):
 
 
 # names of the module: Numba's disk cache does not find intrinsics in closures
-columns_2 = make_columns(2, edge=False)
-edge_2, edge_1 = make_columns(2, edge=True), make_columns(1, edge=True)
+columns_2, columns_1 = make_columns(2), make_columns(1)
+lapped_2, edge_1 = make_columns(2, lapped=True), make_columns(1, masked=True)
 dots_tx4, dots_tx1 = make_dots(DOTS, 4), make_dots(DOTS, 1)
 dots_1x4, dots_1x1 = make_dots(1, 4), make_dots(1, 1)
