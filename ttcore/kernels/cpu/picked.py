@@ -15,14 +15,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from ttcore.kernels.cpu.cache import compiled
-from ttcore.kernels.cpu.simd import (
-    I64,
-    Emitter,
-    _constant,
-    entry_bytes,
-    in_heights,
-    vector_lanes,
-)
+from ttcore.kernels.cpu.emitter import I64, Emitter, constant
+from ttcore.kernels.cpu.simd import entry_bytes, in_heights, vector_lanes
 
 WIDEST = 64  # bytes: with such registers there are 32, room for 8 x 3 accumulators
 
@@ -32,14 +26,14 @@ def _numbers(emit: Emitter, order: Any, start: Any, count: int, line: Any) -> li
     builder = emit.builder
     found = []
     for i in range(count):
-        place = builder.gep(order, [builder.add(start, _constant(i))])
+        place = builder.gep(order, [builder.add(start, constant(i))])
         found.append(builder.mul(builder.load(place), line))
     return found
 
 
 def _registers(emit: Emitter, base: Any, offset: Any, v: int) -> list[Any]:
     builder = emit.builder
-    return [emit.at(base, builder.add(offset, _constant(j * emit.lanes))) for j in range(v)]
+    return [emit.at(base, builder.add(offset, constant(j * emit.lanes))) for j in range(v)]
 
 
 def make_pick(v: int) -> Any:
@@ -102,7 +96,7 @@ def make_gather(v: int) -> Any:
                 first = builder.gep(pa, [start])
                 places = []
                 for i in range(height):
-                    line = builder.mul(builder.add(start, _constant(i)), ldc)
+                    line = builder.mul(builder.add(start, constant(i)), ldc)
                     places += _registers(emit, pc, line, v)
 
                 def body(step, sums):
@@ -113,7 +107,7 @@ def make_gather(v: int) -> Any:
                     ]
                     new = []
                     for i in range(height):
-                        x = emit.splat(builder.load(builder.gep(line, [_constant(i)])))
+                        x = emit.splat(builder.load(builder.gep(line, [constant(i)])))
                         new += [emit.multiply_add(x, right[j], sums[i * v + j]) for j in range(v)]
                     return new
 
