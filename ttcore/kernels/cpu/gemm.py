@@ -17,20 +17,21 @@ def gemm(zero, m, n, k, a, row, col, b, ldb, c, ldc, add):
     """
     size = simd.entry_bytes(zero)
     lanes = simd.vector_lanes(zero)
-    j = 0
-    while j + 2 * lanes <= n:
+    left = n % (2 * lanes)
+    three = 0 < left < lanes < n  # registers at the end: the last two overlap, and not with others
+    end = n - left - three * 2 * lanes
+    for j in range(0, end, 2 * lanes):
         bj, cj = np.uintp(b + j * size), np.uintp(c + j * size)
         simd.columns_2(zero, m, a, row, col, bj, ldb, cj, ldc, k, lanes, add)
-        j += 2 * lanes
-    left = n - j
-    if left > lanes:
-        bj, cj = np.uintp(b + j * size), np.uintp(c + j * size)
-        simd.lapped_2(zero, m, a, row, col, bj, ldb, cj, ldc, k, left - lanes, add)
-    elif left > 0 and n >= lanes and not add:
-        bj, cj = np.uintp(b + (n - lanes) * size), np.uintp(c + (n - lanes) * size)
+    if three or left == lanes:
+        bj, cj = np.uintp(b + end * size), np.uintp(c + end * size)
         simd.columns_1(zero, m, a, row, col, bj, ldb, cj, ldc, k, lanes, add)
+        end += lanes
+    left = n - end
+    bj, cj = np.uintp(b + end * size), np.uintp(c + end * size)
+    if left > lanes:
+        simd.lapped_2(zero, m, a, row, col, bj, ldb, cj, ldc, k, left - lanes, add)
     elif left > 0:
-        bj, cj = np.uintp(b + j * size), np.uintp(c + j * size)
         simd.edge_1(zero, m, a, row, col, bj, ldb, cj, ldc, k, left, add)
 
 

@@ -216,33 +216,35 @@ def turn(context, zero, m, n, a, lda, c, ldc):
                 place = builder.add(builder.mul(builder.add(j, constant(row)), ldc), i)
                 emit.store(line, emit.at(pc, place), masks and masks[1][row])
 
-        def edge(i, j):
-            down, across = builder.sub(m, i), builder.sub(n, j)
-            square(i, j, (emit.masks(down, across), emit.masks(across, down)))
-
-        def band(step, carried):
-            i = builder.mul(step, width)
-
-            def inner(step, carried):
-                square(i, builder.mul(step, width), None)
-                return carried
-
-            whole = builder.sdiv(n, width)
-            emit.loop(whole, [], inner)
+        def lapped(i):
+            """A band of squares: the last ones begin early, and write some entries again."""
+            last = builder.sub(m, width)
+            i = builder.select(builder.icmp_signed("<", i, last), i, last)
+            each(builder.sdiv(n, width), lambda j: square(i, j, None))
             with builder.if_then(builder.icmp_signed("!=", builder.srem(n, width), constant(0))):
-                edge(i, builder.mul(whole, width))
-            return carried
+                square(i, builder.sub(n, width), None)
 
-        bands = builder.sdiv(m, width)
-        emit.loop(bands, [], band)
-        with builder.if_then(builder.icmp_signed("!=", builder.srem(m, width), constant(0))):
+        def masked(i):
+            """A band of squares, of which only what is inside is read and written."""
 
-            def last(step, carried):
-                edge(builder.mul(bands, width), builder.mul(step, width))
-                return carried
+            def one(j):
+                down, across = builder.sub(m, i), builder.sub(n, j)
+                square(i, j, (emit.masks(down, across), emit.masks(across, down)))
 
-            columns = builder.sdiv(builder.add(n, constant(emit.lanes - 1)), width)
-            emit.loop(columns, [], last)
+            each(up(n), one)
+
+        def each(count, body):
+            emit.loop(count, [], lambda step, none: body(builder.mul(step, width)) or none)
+
+        def up(entries):
+            return builder.sdiv(builder.add(entries, constant(emit.lanes - 1)), width)
+
+        fits = (builder.icmp_signed(">=", side, width) for side in (m, n))
+        with builder.if_else(builder.and_(*fits)) as (then, otherwise):
+            with then:
+                each(up(m), lapped)
+            with otherwise:
+                each(up(m), masked)
         return context.get_dummy_value()
 
     return signature, codegen
