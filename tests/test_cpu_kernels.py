@@ -22,7 +22,7 @@ from numba import njit
 
 import ttcore as tt
 from ttcore.kernels.cpu import chain as cpu
-from ttcore.kernels.cpu import pool, target, team
+from ttcore.kernels.cpu import pool, tables, target, team
 from ttcore.kernels.cpu.emitter import STEPS
 from ttcore.kernels.cpu.gemm import gemm, gemm_nt
 from ttcore.kernels.cpu.simd import turn
@@ -350,8 +350,9 @@ def test_the_chain_equals_its_twin(dtype, rows, cols, rank, batch):
             )
 
 
+@pytest.mark.parametrize("page", [1, tables.PAGE_ENTRIES], ids=["rows apart", "rows in a row"])
 @given(data=st.data())
-def test_any_stages_of_any_direction_give_the_same(data):
+def test_any_stages_of_any_direction_give_the_same(page, data):
     """Stages that the planner would not choose: from the left, from both ends, merged or not."""
     d = data.draw(st.integers(1, 4))
     rows, cols = ([data.draw(st.integers(1, 5)) for _ in range(d)] for _ in range(2))
@@ -384,6 +385,10 @@ def test_any_stages_of_any_direction_give_the_same(data):
         else:
             ahead = int(size(cols[last:middle])) * ranks[middle] * behind
             stages.append(Stage(first, last, 1, outer, m * ranks[last], ranks[first] * n, ahead))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "PAGE_ENTRIES", page)
+        tables.tables_of.cache_clear()
+        tables.tables_of(tuple(core.shape for core in W.cores), tuple(stages))  # kept for below
     x = np.random.default_rng(0).standard_normal((3, W.shape[1]))
     gy = np.random.default_rng(1).standard_normal((3, W.shape[0]))
     A = W.to_dense()

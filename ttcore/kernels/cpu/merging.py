@@ -1,8 +1,8 @@
 """Supercores as matrices of the stages, and gradients on the way back: compiled.
 
 All cores stand back to back in ``flat``, C-ordered (r, m, n, r'), and so do the matrices of the
-stages in ``mats``: A (rows, k), and A^T (k, rows) where the inner axis is 1. The columns of a table
-of stages are named here.
+stages in ``mats``: A (rows, k), its rows ``lead`` apart, and A^T (k, rows) where the inner axis is
+1. The columns of a table of stages are named here.
 """
 
 import numpy as np
@@ -14,8 +14,10 @@ from ttcore.kernels.cpu.simd import entry_bytes
 
 # columns of the table: whether the inner axis is 1; sizes; where A and A^T begin in mats; cores;
 # form; where the state that the stage reads begins among all states of a row; how the gradient of A
-# is made
-VECTOR, OUTER, ROWS, K, INNER, AT, TURNED, FIRST, LAST, FORM, STATE, GRADIENT, COLUMNS = range(13)
+# is made; how far rows of A are apart
+(
+    VECTOR, OUTER, ROWS, K, INNER, AT, TURNED, FIRST, LAST, FORM, STATE, GRADIENT, LEAD, COLUMNS,
+) = range(14)  # fmt: skip
 # by inner products; from the state transposed; from the gradient of the result transposed, which
 # gives that of A^T
 DOTS, TURN_STATE, TURN_RESULT = range(3)
@@ -44,7 +46,7 @@ def build(zero, flat, shapes, starts, table, largest, entries):
             )  # fmt: skip
             merged, at = work[core % 2], 0
             m, n, s = m * p, n * q, u
-        plain, turned = _matrix(table[t], m, n, s)
+        plain, turned = _matrix(table[t], table[t, LEAD], m, n, s)
         shape, here = (r, m, n, s), (m * n * s, n * s, s, 1)
         _copy(shape, merged, at, here, mats, table[t, AT], plain)
         if table[t, VECTOR]:
@@ -59,7 +61,7 @@ def spread(zero, flat, shapes, starts, table, largest, prefixes, gmats, gflat):
     Contract
         prefixes  entries of all that ``build`` merges on the way to one supercore
         gmats     (shares, entries of mats), added up: of A^T where the inner axis is 1, or the
-                  table says so
+                  table says so; without gaps between rows
         gflat     like flat; written
     """
     total = gmats[0]
@@ -84,7 +86,7 @@ def spread(zero, flat, shapes, starts, table, largest, prefixes, gmats, gflat):
                 left, at = merged, end
                 end += r * m * p * n * q * u
             m, n, s = m * p, n * q, u
-        plain, turned = _matrix(table[t], m, n, s)
+        plain, turned = _matrix(table[t], table[t, K], m, n, s)
         gradient, other = work[0], work[1]
         shape, here = (r, m, n, s), (m * n * s, n * s, s, 1)
         if table[t, VECTOR] or table[t, GRADIENT] == TURN_RESULT:
@@ -134,9 +136,12 @@ def _merge(zero, shape, behind, left, at, right, start, product, out):
 
 
 @compiled
-def _matrix(stage, m, n, s):
-    """Strides of a supercore (r, m, n, s) in the matrix of its stage, and in the transpose."""
-    form, k, rows = stage[FORM], stage[K], stage[ROWS]
+def _matrix(stage, k, m, n, s):
+    """Strides of a supercore (r, m, n, s) in the matrix of its stage, and in the transpose.
+
+    k: how far the rows of the matrix are apart.
+    """
+    form, rows = stage[FORM], stage[ROWS]
     if form == 0:  # (r m, n s)
         return (m * k, k, s, 1), (m, 1, s * rows, rows)
     if form == 1:  # (m s, r n)

@@ -12,6 +12,7 @@ from ttcore.kernels.cpu.merging import (
     DOTS,
     GRADIENT,
     INNER,
+    LEAD,
     OUTER,
     ROWS,
     STATE,
@@ -37,7 +38,7 @@ def advance(zero, stage, base, source, target, first, last):
     for o in range(first, last):
         state = np.uintp(source + o * k * inner * size)
         new = np.uintp(target + o * rows * inner * size)
-        gemm(zero, rows, inner, k, matrix, k, 1, state, inner, new, inner, False)
+        gemm(zero, rows, inner, k, matrix, stage[LEAD], 1, state, inner, new, inner, False)
 
 
 @compiled
@@ -129,12 +130,12 @@ def retreat(zero, stage, base, g, new, outer):
     rows, k, inner = stage[ROWS], stage[K], stage[INNER]
     matrix = np.uintp(base + stage[AT] * size)
     if stage[VECTOR]:
-        gemm(zero, outer, k, rows, g, rows, 1, matrix, k, new, k, False)
+        gemm(zero, outer, k, rows, g, rows, 1, matrix, stage[LEAD], new, k, False)
         return
     for o in range(outer):
         part = np.uintp(g + o * rows * inner * size)
         into = np.uintp(new + o * k * inner * size)
-        gemm(zero, k, inner, rows, matrix, 1, k, part, inner, into, inner, False)
+        gemm(zero, k, inner, rows, matrix, 1, stage[LEAD], part, inner, into, inner, False)
 
 
 @compiled

@@ -15,6 +15,7 @@ from ttcore.typing import Stage
 GRAIN = 10**7  # flops of a block: about 100 us
 LEAST = 10**6  # flops of a single row that two threads share
 WORTHWHILE = 0.75  # of the time of one thread
+PAGE_ENTRIES = 512  # of float64 in 4 KiB
 LINE_ENTRIES = 16  # of float32 in a cache line: matrices and states begin at one
 
 Array = np.ndarray[Any, Any]
@@ -45,11 +46,13 @@ def tables_of(shapes: tuple[tuple[int, ...], ...], stages: tuple[Stage, ...]) ->
     rows = []
     mats = states = 0
     for t, s in enumerate(stages):
-        vector, entries = s.inner == 1, _padded(s.rows * s.k)
+        # rows a page apart would all share a few places in the nearest cache
+        lead = s.k if s.k % PAGE_ENTRIES else s.k + LINE_ENTRIES
+        vector, entries = s.inner == 1, _padded(s.rows * lead)
         sizes = (vector, s.outer, s.rows, s.k, s.inner)
         where = (mats, mats + entries * vector, s.first, s.last, s.form, states)
         ways = costs.gradient_ways(s, 4)
-        rows.append((*sizes, *where, ways.index(min(ways))))
+        rows.append((*sizes, *where, ways.index(min(ways)), lead))
         mats += entries * (1 + vector)
         states += _padded(s.outer * s.k * s.inner) if t else 0
     last = stages[-1]
