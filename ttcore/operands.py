@@ -7,18 +7,20 @@ by factor; its large cores never exist.
 from collections.abc import Callable, Sequence
 from functools import wraps
 from itertools import accumulate
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
 from ttcore.algebra import modes_of
 from ttcore.arrays import common, default_device_like, namespace
 from ttcore.cores import ranks_of
+from ttcore.kernels import dispatch
 from ttcore.orthogonal import times_left, times_right
 from ttcore.scaling import (
     beside_each_other,
     is_ordinary,
     moderate,
+    room,
     spread,
     tame,
     tame_cores,
@@ -92,6 +94,17 @@ class Formed:
     def right(self, k: int, w: Array) -> Array:
         """Core k times the matrix w (r_{k+1}, p): (r_k, n_k, p)."""
         return self._product(k, lambda core: times_right(core, w))
+
+    def sketched(self, randoms: Sequence[np.ndarray], sizes: Sequence[int]) -> tuple[Any, Any]:
+        """Products of the last cores with random trains, by ``kernels.cpu.sketches``.
+
+        As many as turn out to be in range; the others are left to `right`.
+        """
+        kernel = dispatch.sketches()
+        found, exponents = kernel.products(self.cores[:0:-1], randoms, sizes, room(self.like))
+        for k in range(1, len(found) + 1):
+            self._used[-k] = True
+        return found, exponents
 
     def _product(self, k: int, times: Callable[[Array], Array]) -> Array:
         core = self.cores[k]

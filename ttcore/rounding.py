@@ -28,7 +28,7 @@ from ttcore.errors import TTValueError
 from ttcore.leading import leading
 from ttcore.operands import Formed, Operand, beginning_again, first_core
 from ttcore.orthogonal import reversed_cores, times_left
-from ttcore.rowspace import distortion, factor, of_few
+from ttcore.rowspace import distortion, factor, of_few, spans_more
 from ttcore.scaling import absorb, ldexp, moderate
 from ttcore.sketching import CONFIDENCE, FIRST, PROBES, sketch
 from ttcore.small import is_small, round_small
@@ -199,7 +199,7 @@ def _right_factors(
     tail: dict[int, Array] = {}
     basis: dict[int, Array] = {}  # of all bonds from the end on that have one
     for k in range(last - 1, 0, -1):
-        if all_few and right.shape[1] > SKETCHED:  # as much work as a sketch, and no sign of few
+        if all_few and _is_hopeless(operand, k, right):
             return None
         rows = detached(operand.right(k, right))
         r, n, p = rows.shape
@@ -216,6 +216,14 @@ def _right_factors(
         exponent += before + after
         factors[k] = right, exponent
     return _Right(factors, tail)
+
+
+def _is_hopeless(operand: Operand, k: int, right: Array) -> bool:
+    """Whether few rows surely do not span the others, or seeing it costs as much as a sketch."""
+    few = right.shape[1]
+    return few > SKETCHED or (
+        isinstance(operand, Formed) and spans_more(operand.cores[k], right, few)
+    )
 
 
 def round_randomized(

@@ -32,6 +32,7 @@ from ttcore.arrays import (
 )
 from ttcore.factorisations import combinations, qr, triangle
 from ttcore.kernels.dispatch import tsqr
+from ttcore.kernels.portable.products import rows_times
 from ttcore.truncation import noise
 from ttcore.typing import Array
 
@@ -70,8 +71,6 @@ def of_few(c: Array, expected: int) -> Few | None:
     -----
     Cost 6 m n k multiply-adds.
     """
-    from scipy.linalg import lapack
-
     if not isinstance(c, np.ndarray):
         return None
     m, n = c.shape
@@ -80,16 +79,11 @@ def of_few(c: Array, expected: int) -> Few | None:
     if FEWER * (expected + SPARE) > m:
         return None
     rows, floor = in_double(c), noise(m, rounding_unit(c))
-    complex_ = np.iscomplexobj(c)
     sizes = _norms(rows)
     if not SMALLEST < sizes.min() <= sizes.max() < LARGEST:
         return None
-    seen = (rows @ combinations(n, expected + SPARE, complex_)) / sizes[:, None]
-    pivoted: Any = getattr(lapack, "zgeqp3" if complex_ else "dgeqp3")
-    r, pivots, *_ = pivoted(adjoint(seen))
-    left = np.abs(np.diagonal(r))
-    rank = int((left > 4.0 * floor * left[0]).sum())
-    first = pivots[:rank] - 1
+    seen = (rows @ combinations(n, expected + SPARE, np.iscomplexobj(c))) / sizes[:, None]
+    first = _independent(seen, floor)
     # rows that exist are orthogonalised: what rounding leaves of others is then their own, times
     # coefficients near 1, while a basis of the combinations would miss several times that; and so
     # would the coefficients that the combinations have, more at each bond
@@ -100,6 +94,27 @@ def of_few(c: Array, expected: int) -> Few | None:
     if not (_norms(rest) <= floor * sizes).all():
         return None
     return Few(*(astype(x, dtype_name(c.dtype)) for x in (w, basis)))
+
+
+def spans_more(core: Array, w: Array, expected: int) -> bool:
+    """Whether `of_few` surely finds nothing in the rows of a core (r, n, s) times w (s, p).
+
+    A few slices of the mode tell, by products that are too small to wake threads of BLAS.
+    """
+    r, n, _ = core.shape
+    width = expected + SPARE
+    if not isinstance(core, np.ndarray) or n * w.shape[1] <= r:
+        return False
+    if FEWER * width > r:
+        return True
+    count = -(-width // w.shape[1])
+    with np.errstate(all="ignore"):
+        part = np.ascontiguousarray(in_double(core[:, :count]))
+        rows = rows_times(part.reshape(r * count, -1), in_double(w)).reshape(r, -1)
+        sizes = _norms(rows)
+    if not SMALLEST < sizes.min() <= sizes.max() < LARGEST:
+        return False
+    return len(_independent(rows / sizes[:, None], noise(r, rounding_unit(core)))) >= width
 
 
 def factor(c: Array, *, by_gram: bool = False) -> Array:
@@ -148,6 +163,17 @@ def _of_scaled_rows(c: Array) -> Array:
     turned = adjoint(c / sizes)
     root = tsqr.r_factor(turned, tsqr.gram(turned), fine=True)
     return adjoint(astype(root, dtype_name(c.dtype))) * sizes
+
+
+def _independent(rows: np.ndarray, floor: float) -> np.ndarray:
+    """Numbers of rows that span all of them, where rounding leaves ``floor`` of what it must."""
+    from scipy.linalg import lapack
+
+    pivoted: Any = getattr(lapack, "zgeqp3" if np.iscomplexobj(rows) else "dgeqp3")
+    r, pivots, *_ = pivoted(adjoint(rows))
+    left = np.abs(np.diagonal(r))
+    first: np.ndarray = pivots[: (left > 4.0 * floor * left[0]).sum()] - 1
+    return first
 
 
 def _norms(rows: np.ndarray) -> np.ndarray:

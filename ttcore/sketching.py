@@ -6,7 +6,8 @@ Saibaba, Randomized Algorithms for Rounding in the Tensor-Train Format, SIAM J. 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from ttcore.arrays import (
     rounding_unit,
 )
 from ttcore.factorisations import qr
+from ttcore.kernels import dispatch
 from ttcore.operands import Formed, Operand, beginning_again, edge, first_core
 from ttcore.scaling import moderate, shifted, unit
 from ttcore.truncation import noise
@@ -158,19 +160,66 @@ def _right_products(
     xp, like = namespace(operand.like), operand.like
     d = len(operand.modes)
     found: list[Products] = [{d: (edge(like), 0)} for _ in sizes]
-    for k in range(d - 1, 0, -1):
+    drawn = _drawn(operand, sizes, generator)
+    done = 0
+    if isinstance(operand, Formed) and dispatch.is_sketched(operand.cores[1:], sum(sizes)):
+        kept = list(drawn)
+        done = _by_sweep(operand, kept, sizes, found)
+        drawn = iter(kept[done:])
+    for k in range(d - 1 - done, 0, -1):
         pieces = [products[k + 1][0] for products in found]
         both = detached(operand.right(k, xp.concat(pieces, axis=1)))
         r, n, _ = both.shape
         start = 0
-        for products, size in zip(found, sizes, strict=True):
+        for products, random in zip(found, next(drawn), strict=True):
             right, exponent = products[k + 1]
             columns = right.shape[1]
-            # of variance 1 / columns; a third of the time of normal ones
-            random = (generator.random((n * columns, size)) - 0.5) * math.sqrt(12.0 / columns)
             rows = xp.reshape(both[:, :, start : start + columns], (r, n * columns))
             # at unit size: sketches stand beside each other, whatever their exponents
-            product, shift = unit(rows @ from_numpy(random, like))
+            product, shift = unit(rows @ random)
             products[k] = product, exponent + shift
             start += columns
     return found
+
+
+def _drawn(
+    operand: Operand, sizes: Sequence[int], generator: np.random.Generator
+) -> Iterator[list[Array]]:
+    """Cores (n columns, size) of the random trains, from the last to the second."""
+    widths = [1 for _ in sizes]
+    for n in operand.modes[:0:-1]:
+        # of variance 1 / columns; a third of the time of normal ones
+        yield [
+            from_numpy(
+                (generator.random((n * columns, size)) - 0.5) * math.sqrt(12.0 / columns),
+                operand.like,
+            )
+            for columns, size in zip(widths, sizes, strict=True)
+        ]
+        widths = list(sizes)
+
+
+def _by_sweep(
+    operand: Formed, drawn: list[list[Array]], sizes: Sequence[int], found: list[Products]
+) -> int:
+    """Of how many cores, from the last on, the compiled sweep put the products into ``found``."""
+    modes = operand.modes[:0:-1]
+    products, exponents = operand.sketched(list(map(_beside, drawn, modes)), sizes)
+    ends = np.cumsum([0, *sizes])
+    total = np.cumsum(exponents, axis=0)
+    for step, product in enumerate(products):
+        for t, (first, last) in enumerate(pairwise(ends)):
+            k = len(operand.modes) - 1 - step
+            found[t][k] = product[:, first:last], int(total[step, t])
+    return len(products)
+
+
+def _beside(randoms: Sequence[np.ndarray], n: int) -> np.ndarray:
+    """One core (n columns, size) for all sets of columns, with zeros where they would mix."""
+    cores = [x.reshape(n, -1, x.shape[1]) for x in randoms]
+    columns, sizes = (np.cumsum([0, *(x.shape[axis] for x in cores)]) for axis in (1, 2))
+    whole = np.zeros((n, columns[-1], sizes[-1]), cores[0].dtype)
+    for core, *ends in zip(cores, pairwise(columns), pairwise(sizes), strict=True):
+        rows, places = (slice(*pair) for pair in ends)
+        whole[:, rows, places] = core
+    return whole.reshape(-1, whole.shape[2])

@@ -6,6 +6,7 @@ everything else goes to ``portable``. The choice depends on
 shapes and dtypes alone: equal calls give equal bits.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,11 @@ __all__ = [
     "inner",
     "interfaces",
     "is_native",
+    "is_sketched",
     "is_swept",
     "passes",
     "rows",
+    "sketches",
     "tsqr",
 ]
 
@@ -78,6 +81,24 @@ def inner() -> Any:
     from ttcore.kernels.cpu import inner as compiled_inner
 
     return compiled_inner
+
+
+def is_sketched(cores: Sequence[Array], width: int) -> bool:
+    """Whether these cores are multiplied by random trains of ``width`` by ``sketches``.
+
+    That takes all random numbers at once: they are to be few beside the cores.
+    """
+    if not all(map(is_native, cores)):
+        return False
+    work = width * sum(core.size for core in cores)
+    return work >= HEAVY and 2 * width**2 * sum(g.shape[1] for g in cores) <= work // width
+
+
+def sketches() -> Any:
+    """The compiled module ``sketches``."""
+    from ttcore.kernels.cpu import sketches as compiled_sketches
+
+    return compiled_sketches
 
 
 def rows(compiled: bool) -> Any:

@@ -1,0 +1,162 @@
+"""Products of a real NumPy train with random trains, from the right, in one compiled call.
+
+A step takes some rows of a core through both of its products while they are in the cache, and the
+core is read once. No threads of BLAS wake, and between two steps nothing leaves the compiled code.
+The same for any other operand: ``ttcore.sketching``.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numba import carray
+
+from ttcore.kernels.cpu import board as boards
+from ttcore.kernels.cpu.buffers import aligned
+from ttcore.kernels.cpu.cache import compiled, reordered
+from ttcore.kernels.cpu.gemm import gemm
+from ttcore.kernels.cpu.memory import pointer
+from ttcore.kernels.cpu.pool import call_helpers, usable_cpus
+from ttcore.kernels.cpu.simd import TALL, entry_bytes
+
+ROWS = 240  # of a core as a matrix (r n, s), about, in a share
+G, R, N, S, IN, WIDTH, RANDOM, OUT = range(8)  # of a row of the table: addresses and sizes
+
+Array = np.ndarray[Any, Any]
+
+_ready: set[np.dtype[Any]] = set()  # for which the helpers' work is compiled
+
+
+@reordered
+def _squares(x):
+    square = 0.0
+    for i in range(np.uintp(x.size)):
+        square += np.float64(x[i]) * np.float64(x[i])
+    return square
+
+
+@compiled
+def _step(row):
+    """Rows of the core that are one share's, and how many shares there are."""
+    count = max(1, ROWS // row[N])
+    return count, -(-row[R] // count)
+
+
+@compiled
+def _take_shares(zero, board, table, width, squares):
+    """Take rows of the core on the board through both products until there are no more."""
+    size = entry_bytes(zero)
+    share = boards.take(board)
+    while share >= 0:
+        row = table[board[boards.STEP]]
+        n, s, columns = row[N], row[S], row[WIDTH]
+        count, _ = _step(row)
+        first = share * count
+        rows = min(count, row[R] - first)
+        half = aligned(carray(pointer(zero, np.uintp(row[G])), 1), rows * n * columns)
+        place = np.uintp(half.ctypes.data)
+        core = np.uintp(row[G] + first * n * s * size)
+        for j in range(0, rows * n, TALL):  # one register tile high: each row is read once
+            gemm(
+                zero, min(TALL, rows * n - j), columns, s, np.uintp(core + j * s * size), s, 1,
+                np.uintp(row[IN]), columns, np.uintp(place + j * columns * size), columns, False,
+            )  # fmt: skip
+        squares[share] = _squares(half)
+        out = np.uintp(row[OUT] + first * width * size)
+        gemm(
+            zero, rows, width, n * columns, place, n * columns, 1, np.uintp(row[RANDOM]), width,
+            out, width, False,
+        )  # fmt: skip
+        share = boards.take(board)
+
+
+@compiled
+def _help(zero, board, table, width, squares):
+    """What a helper does."""
+    while boards.enter(board):
+        _take_shares(zero, board, table, width, squares)
+        boards.leave(board)
+
+
+@compiled
+def _rescale(x, first, last):
+    """The exponent of the power of two that the largest entry of some columns was below, now 1."""
+    largest = 0.0
+    for i in range(x.shape[0]):
+        for j in range(first, last):
+            largest = max(largest, abs(np.float64(x[i, j])))
+    if not 0.0 < largest < math.inf:
+        return 0
+    exponent = math.frexp(largest)[1]
+    scale = math.ldexp(1.0, -exponent)
+    for i in range(x.shape[0]):
+        for j in range(first, last):
+            x[i, j] *= scale
+    return exponent
+
+
+@compiled
+def _sweep(zero, board, table, width, squares, bounds, exponents, room):
+    """Steps done; ``exponents`` (steps, sets) of what is in the columns between two ``bounds``."""
+    for k in range(len(table)):
+        row = table[k]
+        _, shares = _step(row)
+        boards.begin(board, k, shares)
+        _take_shares(zero, board, table, width, squares)
+        boards.finish(board)
+        square = 0.0
+        for i in range(shares):
+            square += squares[i]
+        if not 1.0 / room < square < room:
+            return k
+        out = carray(pointer(zero, np.uintp(row[OUT])), (row[R], width))
+        for t in range(len(bounds) - 1):
+            exponents[k, t] = _rescale(out, bounds[t], bounds[t + 1])
+    return len(table)
+
+
+def products(
+    cores: Sequence[Array], randoms: Sequence[Array], sizes: Sequence[int], room: float
+) -> tuple[list[Array], Array]:
+    """What is right of each bond, times random vectors: W_k = sum_i G_k(i) W_{k+1} R_k(i).
+
+    Contract
+        cores    (r, n, s) in the order of the sweep, the last one of the train first; of one dtype,
+                 float32 or float64
+        randoms  (n w, width) for each, its rows in the order (i, column of the W before);
+                 C-contiguous, of the same dtype
+        sizes    of sets of columns, ``width`` in all; the first W is (1, sets) of ones
+        room     the squares of G_k W_{k+1} sum up to between 1 / room and room; if not, the sweep
+                 ends before
+        results  W_k (r, width), each set scaled to entries below 1; (steps, sets) the exponents of
+                 the powers of two that each step took out
+    Cost: r n w (s + width) multiply-adds a core.
+    """
+    cores = [np.require(core, requirements="CA") for core in cores]
+    dtype, width = cores[0].dtype, sum(sizes)
+    zero = dtype.type(0)
+    found = [np.ones((1, len(sizes)), dtype)]
+    found += [np.empty((core.shape[0], width), dtype) for core in cores]
+    table = np.array(
+        [(core.ctypes.data, *core.shape, before.ctypes.data, before.shape[1], random.ctypes.data,
+          after.ctypes.data)
+         for core, random, before, after in zip(cores, randoms, found, found[1:], strict=False)],
+        np.int64,
+    )  # fmt: skip
+    squares = np.empty(max(core.shape[0] for core in cores))
+    exponents = np.zeros((len(cores), len(sizes)), np.int64)
+    bounds = np.cumsum([0, *sizes])
+    rest = table, width, squares
+    if dtype not in _ready:  # compiled by the caller, whom a process does not end without
+        boards.end(over := boards.new_board())
+        _help(zero, over, *rest)
+        _ready.add(dtype)
+    board = boards.new_board()
+    try:
+        if helpers := usable_cpus() - 1:
+            call_helpers(lambda: _help(zero, board, *rest), helpers)
+        done = _sweep(zero, board, *rest, bounds, exponents, room)
+    finally:  # an interrupt is raised on the way back
+        boards.end(board)
+    return found[1 : 1 + done], exponents[:done]
