@@ -199,8 +199,10 @@ def _right_factors(
     tail: dict[int, Array] = {}
     basis: dict[int, Array] = {}  # of all bonds from the end on that have one
     for k in range(last - 1, 0, -1):
-        if all_few and _is_hopeless(operand, k, right):
-            return None
+        if all_few and (
+            right.shape[1] > SKETCHED or (not tail and _is_hopeless(operand, k, right))
+        ):
+            return None  # as much work as a sketch, or no sign of few
         rows = detached(operand.right(k, right))
         r, n, p = rows.shape
         rows, before = moderate(xp.reshape(rows, (r, n * p)))
@@ -219,11 +221,8 @@ def _right_factors(
 
 
 def _is_hopeless(operand: Operand, k: int, right: Array) -> bool:
-    """Whether few rows surely do not span the others, or seeing it costs as much as a sketch."""
-    few = right.shape[1]
-    return few > SKETCHED or (
-        isinstance(operand, Formed) and spans_more(operand.cores[k], right, few)
-    )
+    """Whether few rows surely do not span what core k, times ``right``, has."""
+    return isinstance(operand, Formed) and spans_more(operand.cores[k], right, right.shape[1])
 
 
 def round_randomized(
