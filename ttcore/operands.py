@@ -95,7 +95,9 @@ class Formed:
         """Core k times the matrix w (r_{k+1}, p): (r_k, n_k, p)."""
         return self._product(k, lambda core: times_right(core, w))
 
-    def sketched(self, randoms: Sequence[np.ndarray], sizes: Sequence[int]) -> tuple[Any, Any]:
+    def sketched(
+        self, randoms: Sequence[Sequence[np.ndarray]], sizes: Sequence[int]
+    ) -> tuple[Any, Any]:
         """Products of the last cores with random trains, by ``kernels.cpu.sketches``.
 
         As many as turn out to be in range; the others are left to `right`.

@@ -203,8 +203,7 @@ def _by_sweep(
     operand: Formed, drawn: list[list[Array]], sizes: Sequence[int], found: list[Products]
 ) -> int:
     """Of how many cores, from the last on, the compiled sweep put the products into ``found``."""
-    modes = operand.modes[:0:-1]
-    products, exponents = operand.sketched(list(map(_beside, drawn, modes)), sizes)
+    products, exponents = operand.sketched(drawn, sizes)
     ends = np.cumsum([0, *sizes])
     total = np.cumsum(exponents, axis=0)
     for step, product in enumerate(products):
@@ -212,14 +211,3 @@ def _by_sweep(
             k = len(operand.modes) - 1 - step
             found[t][k] = product[:, first:last], int(total[step, t])
     return len(products)
-
-
-def _beside(randoms: Sequence[np.ndarray], n: int) -> np.ndarray:
-    """One core (n columns, size) for all sets of columns, with zeros where they would mix."""
-    cores = [x.reshape(n, -1, x.shape[1]) for x in randoms]
-    columns, sizes = (np.cumsum([0, *(x.shape[axis] for x in cores)]) for axis in (1, 2))
-    whole = np.zeros((n, columns[-1], sizes[-1]), cores[0].dtype)
-    for core, *ends in zip(cores, pairwise(columns), pairwise(sizes), strict=True):
-        rows, places = (slice(*pair) for pair in ends)
-        whole[:, rows, places] = core
-    return whole.reshape(-1, whole.shape[2])

@@ -7,13 +7,14 @@ The same for any other operand: ``ttcore.sketching``.
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numba import carray
 
 from ttcore.kernels.cpu import board as boards
-from ttcore.kernels.cpu.buffers import aligned
+from ttcore.kernels.cpu.buffers import aligned, aligned_array
 from ttcore.kernels.cpu.cache import compiled, reordered
 from ttcore.kernels.cpu.gemm import gemm
 from ttcore.kernels.cpu.memory import pointer
@@ -116,17 +117,35 @@ def _sweep(zero, board, table, width, squares, bounds, exponents, room):
     return len(table)
 
 
+def _aligned(rows: int, columns: int, dtype: np.dtype[Any]) -> Array:
+    """Registers of it do not lie on two lines of the cache, where columns fill whole ones."""
+    return aligned_array(rows * columns, dtype).reshape(rows, columns)
+
+
+def _beside(sets: Sequence[Array], n: int) -> Array:
+    """One random core (n columns, width) for all sets, with zeros where they would mix."""
+    cores = [x.reshape(n, -1, x.shape[1]) for x in sets]
+    columns, sizes = (np.cumsum([0, *(x.shape[axis] for x in cores)]) for axis in (1, 2))
+    together = _aligned(n * columns[-1], sizes[-1], sets[0].dtype)
+    together.fill(0)
+    blocks = together.reshape(n, columns[-1], sizes[-1])
+    for core, *ends in zip(cores, pairwise(columns), pairwise(sizes), strict=True):
+        rows, places = (slice(*pair) for pair in ends)
+        blocks[:, rows, places] = core
+    return together
+
+
 def products(
-    cores: Sequence[Array], randoms: Sequence[Array], sizes: Sequence[int], room: float
+    cores: Sequence[Array], randoms: Sequence[Sequence[Array]], sizes: Sequence[int], room: float
 ) -> tuple[list[Array], Array]:
     """What is right of each bond, times random vectors: W_k = sum_i G_k(i) W_{k+1} R_k(i).
 
     Contract
         cores    (r, n, s) in the order of the sweep, the last one of the train first; of one dtype,
                  float32 or float64
-        randoms  (n w, width) for each, its rows in the order (i, column of the W before);
-                 C-contiguous, of the same dtype
-        sizes    of sets of columns, ``width`` in all; the first W is (1, sets) of ones
+        randoms  for each core, one (n w, size) for each set of columns, its rows in the order
+                 (i, column of the W before); of the same dtype. The first W is 1 for each set
+        sizes    of the sets, ``width`` in all
         room     the squares of G_k W_{k+1} sum up to between 1 / room and room; if not, the sweep
                  ends before
         results  W_k (r, width), each set scaled to entries below 1; (steps, sets) the exponents of
@@ -136,12 +155,13 @@ def products(
     cores = [np.require(core, requirements="CA") for core in cores]
     dtype, width = cores[0].dtype, sum(sizes)
     zero = dtype.type(0)
+    together = [_beside(sets, core.shape[1]) for sets, core in zip(randoms, cores, strict=True)]
     found = [np.ones((1, len(sizes)), dtype)]
-    found += [np.empty((core.shape[0], width), dtype) for core in cores]
+    found += [_aligned(core.shape[0], width, dtype) for core in cores]
     table = np.array(
         [(core.ctypes.data, *core.shape, before.ctypes.data, before.shape[1], random.ctypes.data,
           after.ctypes.data)
-         for core, random, before, after in zip(cores, randoms, found, found[1:], strict=False)],
+         for core, random, before, after in zip(cores, together, found, found[1:], strict=False)],
         np.int64,
     )  # fmt: skip
     squares = np.empty(max(core.shape[0] for core in cores))
