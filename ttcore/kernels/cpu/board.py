@@ -6,6 +6,7 @@ whoever enters later finds it closed, or open with everything written. Helpers l
 is done; one who comes too late finds that it is, and touches nothing.
 """
 
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ import numpy as np
 from ttcore.kernels.cpu.buffers import aligned_array
 from ttcore.kernels.cpu.cache import compiled
 from ttcore.kernels.cpu.memory import fetch_add, load, pause, store
+from ttcore.kernels.cpu.pool import call_helpers
+
+Board = np.ndarray[Any, Any]
 
 # entries; those that threads fight for have cache lines of their own
 NEXT, INSIDE, DONE, COUNT, STEP = 0, 16, 32, 48, 49
@@ -20,13 +24,35 @@ SIZE = 64
 CLOSED = 2**40
 PATIENCE = 100_000  # looks at a closed board before a helper goes, some milliseconds
 
+_ready: set[Hashable] = set()  # for which the helpers' work is compiled
 
-def new_board() -> np.ndarray[Any, Any]:
+
+def new_board() -> Board:
     """A closed one."""
     board = aligned_array(SIZE, np.dtype(np.int64))
     board.fill(0)
     board[NEXT] = CLOSED
     return board
+
+
+def together(
+    key: Hashable, owner: Callable[[Board], Any], helper: Callable[[Board], None], helpers: int
+) -> Any:
+    """``owner(board)``, while at most so many threads of the pool do ``helper(board)``.
+
+    The first time for a ``key`` the caller compiles what helpers do: a process ends without them.
+    """
+    if key not in _ready:
+        end(over := new_board())
+        helper(over)
+        _ready.add(key)
+    board = new_board()
+    try:
+        if helpers:
+            call_helpers(lambda: helper(board), helpers)
+        return owner(board)
+    finally:  # an interrupt is raised on the way back
+        end(board)
 
 
 @compiled

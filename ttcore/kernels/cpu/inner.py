@@ -20,15 +20,13 @@ from ttcore.kernels.cpu.buffers import LINE, give, take
 from ttcore.kernels.cpu.cache import compiled, reordered
 from ttcore.kernels.cpu.gemm import gemm
 from ttcore.kernels.cpu.memory import pointer
-from ttcore.kernels.cpu.pool import call_helpers, usable_cpus
+from ttcore.kernels.cpu.pool import usable_cpus
 
 SHARES = 4  # sums of slices, at most
 FAR = 16  # binary digits by which the largest entry of an interface may differ from 1
 G, H, R, S, N, T, U = range(7)  # of a row of the table: addresses, (r, n, t) and (s, n, u)
 
 Array = np.ndarray[Any, Any]
-
-_ready: set[np.dtype[Any]] = set()  # for which the helpers' work is compiled
 
 
 @reordered
@@ -166,17 +164,12 @@ def sweep(interface: Array, pairs: Sequence[tuple[Array, Array]], room: float) -
     places = scratch.ctypes.data + np.array([0, pitch, 2 * pitch], np.uint64)
     squares = np.empty((SHARES, LINE // 8))  # rows are lines of the cache
     rest = table, places, squares, pitch
-    if dtype not in _ready:  # compiled by the caller, whom a process does not end without
-        boards.end(over := boards.new_board())
-        _help(zero, over, *rest)
-        _ready.add(dtype)
-    board = boards.new_board()
-    try:
-        if helpers := min(usable_cpus(), SHARES) - 1:
-            call_helpers(lambda: _help(zero, board, *rest), helpers)
-        done, exponent = _sweep(zero, board, *rest, room)
-    finally:  # an interrupt is raised on the way back
-        boards.end(board)
+    done, exponent = boards.together(
+        (__name__, dtype),
+        lambda board: _sweep(zero, board, *rest, room),
+        lambda board: _help(zero, board, *rest),
+        min(usable_cpus(), SHARES) - 1,
+    )
     if done:
         shape = table[done - 1, T], table[done - 1, U]
         interface = scratch[done % 2 * most :][: shape[0] * shape[1]].reshape(shape).copy()

@@ -18,15 +18,13 @@ from ttcore.kernels.cpu.buffers import aligned, aligned_array
 from ttcore.kernels.cpu.cache import compiled, reordered
 from ttcore.kernels.cpu.gemm import gemm
 from ttcore.kernels.cpu.memory import pointer
-from ttcore.kernels.cpu.pool import call_helpers, usable_cpus
+from ttcore.kernels.cpu.pool import usable_cpus
 from ttcore.kernels.cpu.simd import TALL, entry_bytes
 
 ROWS = 240  # of a core as a matrix (r n, s), about, in a share
 G, R, N, S, IN, WIDTH, RANDOM, OUT = range(8)  # of a row of the table: addresses and sizes
 
 Array = np.ndarray[Any, Any]
-
-_ready: set[np.dtype[Any]] = set()  # for which the helpers' work is compiled
 
 
 @reordered
@@ -168,15 +166,10 @@ def products(
     exponents = np.zeros((len(cores), len(sizes)), np.int64)
     bounds = np.cumsum([0, *sizes])
     rest = table, width, squares
-    if dtype not in _ready:  # compiled by the caller, whom a process does not end without
-        boards.end(over := boards.new_board())
-        _help(zero, over, *rest)
-        _ready.add(dtype)
-    board = boards.new_board()
-    try:
-        if helpers := usable_cpus() - 1:
-            call_helpers(lambda: _help(zero, board, *rest), helpers)
-        done = _sweep(zero, board, *rest, bounds, exponents, room)
-    finally:  # an interrupt is raised on the way back
-        boards.end(board)
+    done = boards.together(
+        (__name__, dtype),
+        lambda board: _sweep(zero, board, *rest, bounds, exponents, room),
+        lambda board: _help(zero, board, *rest),
+        usable_cpus() - 1,
+    )
     return found[1 : 1 + done], exponents[:done]
