@@ -221,7 +221,7 @@ def _right_factors(
 
 
 def _is_hopeless(operand: Operand, k: int, right: Array) -> bool:
-    """Whether few rows surely do not span what core k, times ``right``, has."""
+    """Whether few rows very likely do not span what core k, times ``right``, has."""
     return isinstance(operand, Formed) and spans_more(operand.cores[k], right, right.shape[1])
 
 

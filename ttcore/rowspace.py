@@ -97,9 +97,10 @@ def of_few(c: Array, expected: int) -> Few | None:
 
 
 def spans_more(core: Array, w: Array, expected: int) -> bool:
-    """Whether `of_few` surely finds nothing in the rows of a core (r, n, s) times w (s, p).
+    """Whether `of_few` very likely finds nothing in the rows of a core (r, n, s) times w (s, p).
 
-    A few slices of the mode tell, by products that are too small to wake threads of BLAS.
+    A few slices of the mode tell, by products that are too small to wake threads of BLAS: all
+    slices span no less, unless these are noise beside the others.
     """
     r, n, _ = core.shape
     width = expected + SPARE
@@ -107,14 +108,15 @@ def spans_more(core: Array, w: Array, expected: int) -> bool:
         return False
     if FEWER * width > r:
         return True
-    count = -(-width // w.shape[1])
+    count = width // w.shape[1] + 1
+    picked = np.linspace(0, n - 1, count).astype(int)
     with np.errstate(all="ignore"):
-        part = np.ascontiguousarray(in_double(core[:, :count]))
+        part = np.ascontiguousarray(in_double(core[:, picked]))
         rows = rows_times(part.reshape(r * count, -1), in_double(w)).reshape(r, -1)
         sizes = _norms(rows)
     if not SMALLEST < sizes.min() <= sizes.max() < LARGEST:
         return False
-    return len(_independent(rows / sizes[:, None], noise(r, rounding_unit(core)))) >= width
+    return len(_independent(rows / sizes[:, None], noise(r, rounding_unit(core)))) > width
 
 
 def factor(c: Array, *, by_gram: bool = False) -> Array:

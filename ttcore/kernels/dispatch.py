@@ -36,6 +36,7 @@ NARROW = 256  # and the most columns: beyond, BLAS cuts the columns into blocks 
 LARGE = 2**17  # entries of a tall matrix from which the compiled passes are used
 HEAVY = 2**21  # multiply-adds of a step between two interfaces from which it is compiled, while
 CACHED = 2**16  # entries of an interface are at most so many: it is read for each slice of a mode
+LONG = 2**25  # multiply-adds with random trains, in all, from which they are one compiled call
 COMPILED = {np.dtype(np.float32), np.dtype(np.float64)}
 
 
@@ -86,12 +87,13 @@ def inner() -> Any:
 def is_sketched(cores: Sequence[Array], width: int) -> bool:
     """Whether these cores are multiplied by random trains of ``width`` by ``sketches``.
 
-    That takes all random numbers at once: they are to be few beside the cores.
+    That takes all random numbers at once, which are to be no more than the entries of the cores.
     """
-    if not all(map(is_native, cores)):
+    if not all(is_native(core) and core.flags.c_contiguous for core in cores):
         return False
-    work = width * sum(core.size for core in cores)
-    return work >= HEAVY and 2 * width**2 * sum(g.shape[1] for g in cores) <= work // width
+    entries = sum(core.size for core in cores)
+    randoms = 2 * width**2 * sum(core.shape[1] for core in cores)
+    return width * entries >= LONG and randoms <= entries
 
 
 def sketches() -> Any:

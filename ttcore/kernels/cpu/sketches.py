@@ -14,7 +14,7 @@ import numpy as np
 from numba import carray
 
 from ttcore.kernels.cpu import board as boards
-from ttcore.kernels.cpu.buffers import aligned, aligned_array
+from ttcore.kernels.cpu.buffers import aligned_array
 from ttcore.kernels.cpu.cache import compiled, reordered
 from ttcore.kernels.cpu.gemm import gemm
 from ttcore.kernels.cpu.memory import pointer
@@ -28,9 +28,9 @@ Array = np.ndarray[Any, Any]
 
 
 @reordered
-def _squares(x):
+def _squares(x, count):
     square = 0.0
-    for i in range(np.uintp(x.size)):
+    for i in range(np.uintp(count)):
         square += np.float64(x[i]) * np.float64(x[i])
     return square
 
@@ -38,14 +38,19 @@ def _squares(x):
 @compiled
 def _step(row):
     """Rows of the core that are one share's, and how many shares there are."""
-    count = max(1, ROWS // row[N])
+    count = min(row[R], max(1, ROWS // row[N]))
     return count, -(-row[R] // count)
 
 
 @compiled
-def _take_shares(zero, board, table, width, squares):
-    """Take rows of the core on the board through both products until there are no more."""
+def _take_shares(zero, board, table, width, squares, half):
+    """Take rows of the core on the board through both products until there are no more.
+
+    Nothing is allocated here: who fails inside is waited for in vain. ``half`` is what each thread
+    has of its own, for what is between the products.
+    """
     size = entry_bytes(zero)
+    place = np.uintp(half.ctypes.data)
     share = boards.take(board)
     while share >= 0:
         row = table[board[boards.STEP]]
@@ -53,15 +58,13 @@ def _take_shares(zero, board, table, width, squares):
         count, _ = _step(row)
         first = share * count
         rows = min(count, row[R] - first)
-        half = aligned(carray(pointer(zero, np.uintp(row[G])), 1), rows * n * columns)
-        place = np.uintp(half.ctypes.data)
         core = np.uintp(row[G] + first * n * s * size)
         for j in range(0, rows * n, TALL):  # one register tile high: each row is read once
             gemm(
                 zero, min(TALL, rows * n - j), columns, s, np.uintp(core + j * s * size), s, 1,
                 np.uintp(row[IN]), columns, np.uintp(place + j * columns * size), columns, False,
             )  # fmt: skip
-        squares[share] = _squares(half)
+        squares[share] = _squares(half, rows * n * columns)
         out = np.uintp(row[OUT] + first * width * size)
         gemm(
             zero, rows, width, n * columns, place, n * columns, 1, np.uintp(row[RANDOM]), width,
@@ -71,10 +74,10 @@ def _take_shares(zero, board, table, width, squares):
 
 
 @compiled
-def _help(zero, board, table, width, squares):
+def _help(zero, board, table, width, squares, half):
     """What a helper does."""
     while boards.enter(board):
-        _take_shares(zero, board, table, width, squares)
+        _take_shares(zero, board, table, width, squares, half)
         boards.leave(board)
 
 
@@ -96,13 +99,13 @@ def _rescale(x, first, last):
 
 
 @compiled
-def _sweep(zero, board, table, width, squares, bounds, exponents, room):
+def _sweep(zero, board, table, width, squares, half, bounds, exponents, room):
     """Steps done; ``exponents`` (steps, sets) of what is in the columns between two ``bounds``."""
     for k in range(len(table)):
         row = table[k]
         _, shares = _step(row)
         boards.begin(board, k, shares)
-        _take_shares(zero, board, table, width, squares)
+        _take_shares(zero, board, table, width, squares, half)
         boards.finish(board)
         square = 0.0
         for i in range(shares):
@@ -165,11 +168,14 @@ def products(
     squares = np.empty(max(core.shape[0] for core in cores))
     exponents = np.zeros((len(cores), len(sizes)), np.int64)
     bounds = np.cumsum([0, *sizes])
+    steps = [_step.py_func(row) for row in table]
+    entries = width * max(count * n for (count, _), n in zip(steps, table[:, N], strict=True))
     rest = table, width, squares
+    half = aligned_array(entries, dtype)
     done = boards.together(
         (__name__, dtype),
-        lambda board: _sweep(zero, board, *rest, bounds, exponents, room),
-        lambda board: _help(zero, board, *rest),
-        usable_cpus() - 1,
+        lambda board: _sweep(zero, board, *rest, half, bounds, exponents, room),
+        lambda board: _help(zero, board, *rest, aligned_array(entries, dtype)),
+        min(usable_cpus(), max(shares for _, shares in steps)) - 1,
     )
     return found[1 : 1 + done], exponents[:done]
