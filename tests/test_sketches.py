@@ -19,8 +19,6 @@ from ttcore.kernels.cpu import sketches
 from ttcore.operands import Formed
 from ttcore.rowspace import of_few, spans_more
 
-pytestmark = pytest.mark.adapters  # that environment has an older Numba
-
 DTYPES = [np.float32, np.float64]
 
 
