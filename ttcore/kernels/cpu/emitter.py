@@ -103,7 +103,11 @@ class Emitter:
         return self.builder.call(function, [x, y, z])
 
     def opaque(self, pointer: Any) -> Any:
-        """The pointer, by a way that the optimiser does not see through."""
+        """The same pointer, of which the optimiser does not know where it came from.
+
+        It would find each row of a tile from the one before, by a chain of additions that takes as
+        long as the products; so it adds each row's distance to this pointer.
+        """
         kind = ir.FunctionType(pointer.type, [pointer.type])
         return self.builder.call(ir.InlineAsm(kind, "", "=r,0"), [pointer])
 
