@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 import numpy as np
 
 from ttcore.algebra import modes_of
-from ttcore.arrays import common, default_device_like, namespace
+from ttcore.arrays import common, default_device_like, namespace, rounding_unit
 from ttcore.cores import ranks_of
 from ttcore.kernels import dispatch
 from ttcore.orthogonal import times_left, times_right
@@ -26,6 +26,7 @@ from ttcore.scaling import (
     tame_cores,
     unit_cores,
 )
+from ttcore.truncation import noise
 from ttcore.typing import Array, Cores
 
 P = ParamSpec("P")
@@ -107,6 +108,17 @@ class Formed:
         for k in range(1, len(found) + 1):
             self._used[-k] = True
         return found, exponents
+
+    def ranged(self, k: int, t: np.ndarray, w: np.ndarray, probes: int) -> Any:
+        """What ``kernels.cpu.ranges`` finds of t times core k, and w; None where it is not to."""
+        m, n, size = t.shape[0], self.modes[k], w.shape[1] - probes
+        if not dispatch.is_ranged(m * n, size):
+            return None
+        level = noise(size, rounding_unit(w))
+        found = dispatch.ranges().found(t, self.cores[k], w, probes, level, room(self.like))
+        if found is not None:
+            self._used[k] = True
+        return found
 
     def _product(self, k: int, times: Callable[[Array], Array]) -> Array:
         core = self.cores[k]

@@ -8,7 +8,7 @@ Saibaba, Randomized Algorithms for Rounding in the Tensor-Train Format, SIAM J. 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from ttcore.arrays import (
 )
 from ttcore.factorisations import qr
 from ttcore.kernels import dispatch
-from ttcore.operands import Formed, Operand, beginning_again, edge, first_core
+from ttcore.operands import Formed, Operand, beginning_again, edge
 from ttcore.scaling import moderate, shifted, unit
 from ttcore.truncation import noise
 from ttcore.typing import Array, Cores
@@ -103,39 +103,73 @@ def _left_orthogonal(
     Norms seen by probes are right on average, and too small by as much as the square of a long
     random train varies: only their ratios at one bond are used.
     """
-    xp = namespace(operand.like)
     d = len(operand.modes)
     done: list[Array] = []
     missed: list[float] = []
-    left, exponent = first_core(operand)
+    compiled = _is_compiled(operand, PROBES + size)
+    t, exponent = edge(operand.like), 0
     present, limit = 1.0, math.inf  # part of the norm that is left; what may be missed
     for k in range(d - 1):
-        r, n, s = left.shape
-        rows = xp.reshape(left, (r * n, s))
-        fixed, (right, _), (probe, shift) = detached(rows), sketches[k + 1], probes[k + 1]
-        # a sketch no narrower than the bond spans all of it
-        whole = right.shape[1] >= s
-        product = fixed @ (probe if whole else xp.concat([probe, right], axis=1))
-        product, small = moderate(product)
-        q = qr(fixed)[0] if whole else _basis(product[:, PROBES:])
-        seen = product[:, :PROBES]
-        norm = float(xp.linalg.matrix_norm(seen))
+        (right, _), (probe, shift) = sketches[k + 1], probes[k + 1]
+        step = _range(operand, k, t, probe, right, compiled=compiled and k > 0)
+        t, exponent = step.t, exponent + step.exponent
         if k == 0 and allowed is not None:
-            value = norm / math.sqrt(PROBES)
-            limit = HOPELESS * allowed(size, value, exponent + shift + small)
-        part = 0.0
-        if not whole and q.shape[1] < r * n and norm:
-            rest = float(xp.linalg.matrix_norm(seen - q @ (adjoint(q) @ seen)))
-            part = present * min(rest / norm, 1.0)
-            if part > limit:
-                return None
+            total = exponent + operand.exponent + shift + step.scale
+            limit = HOPELESS * allowed(size, step.norm / math.sqrt(PROBES), total)
+        part = present * min(step.rest / step.norm, 1.0) if step.norm else 0.0
+        if part > limit:
+            return None
         missed.append(part)
         present = math.sqrt(max(present**2 - part**2, 0.0))
-        done.append(xp.reshape(q, (r, n, q.shape[1])))
-        left, step = moderate(operand.left(k + 1, adjoint(q) @ rows))
-        exponent += step
-    value = float(xp.linalg.vector_norm(detached(left)))
-    return Sketch([*done, left], exponent, value, tuple(missed))
+        done.append(namespace(t).reshape(step.q, (-1, operand.modes[k], t.shape[0])))
+    left, last = moderate(operand.left(d - 1, t))
+    value = float(namespace(left).linalg.vector_norm(detached(left)))
+    return Sketch([*done, left], exponent + last + operand.exponent, value, tuple(missed))
+
+
+class _Range(NamedTuple):
+    """Of rows L (r n, s), 2**exponent times which is what is left of a bond."""
+
+    q: Array  # orthonormal columns
+    t: Array  # 2**exponent t is Q^H L
+    exponent: int
+    scale: int  # exponent of the power of two that was taken out of the products with probes
+    norm: float  # of these products
+    rest: float  # norm of what Q misses of them
+
+
+def _range(
+    operand: Operand, k: int, t: Array, probe: Array, right: Array, *, compiled: bool
+) -> _Range:
+    """Of t times core k, from the products (s, width) of what is right of it."""
+    xp = namespace(operand.like)
+    # a sketch no narrower than the bond spans all of it
+    whole = right.shape[1] >= right.shape[0]
+    both = right if whole else xp.concat([probe, right], axis=1)
+    if compiled and not whole and isinstance(operand, Formed):
+        found = operand.ranged(k, t, both, PROBES)
+        if found is not None:
+            return _Range(*found)
+    left, exponent = moderate(operand.left(k, t))
+    m, n, s = left.shape
+    rows = xp.reshape(left, (m * n, s))
+    fixed = detached(rows)
+    product, scale = moderate(fixed @ (probe if whole else both))
+    q = qr(fixed)[0] if whole else _basis(product[:, PROBES:])
+    seen = product[:, :PROBES]
+    missed = not whole and q.shape[1] < m * n
+    return _Range(
+        q,
+        adjoint(q) @ rows,
+        exponent,
+        scale,
+        norm=float(xp.linalg.matrix_norm(seen)),
+        rest=float(xp.linalg.matrix_norm(seen - q @ (adjoint(q) @ seen))) if missed else 0.0,
+    )
+
+
+def _is_compiled(operand: Operand, width: int) -> TypeGuard[Formed]:
+    return isinstance(operand, Formed) and dispatch.is_sketched(operand.cores[1:], width)
 
 
 def _basis(x: Array) -> Array:
@@ -162,7 +196,7 @@ def _right_products(
     found: list[Products] = [{d: (edge(like), 0)} for _ in sizes]
     drawn = _drawn(operand, sizes, generator)
     done = 0
-    if isinstance(operand, Formed) and dispatch.is_sketched(operand.cores[1:], sum(sizes)):
+    if _is_compiled(operand, sum(sizes)):
         kept = list(drawn)
         done = _by_sweep(operand, kept, sizes, found)
         drawn = iter(kept[done:])

@@ -24,9 +24,11 @@ __all__ = [
     "inner",
     "interfaces",
     "is_native",
+    "is_ranged",
     "is_sketched",
     "is_swept",
     "passes",
+    "ranges",
     "rows",
     "sketches",
     "tsqr",
@@ -37,6 +39,7 @@ LARGE = 2**17  # entries of a tall matrix from which the compiled passes are use
 HEAVY = 2**21  # multiply-adds of a step between two interfaces from which it is compiled, while
 CACHED = 2**16  # entries of an interface are at most so many: it is read for each slice of a mode
 LONG = 2**25  # multiply-adds with random trains, in all, from which they are one compiled call
+SLIM, SMALL = 64, 2**16  # columns and entries, at most, whose QR decomposition is compiled
 COMPILED = {np.dtype(np.float32), np.dtype(np.float64)}
 
 
@@ -101,6 +104,21 @@ def sketches() -> Any:
     from ttcore.kernels.cpu import sketches as compiled_sketches
 
     return compiled_sketches
+
+
+def is_ranged(rows: int, columns: int) -> bool:
+    """Whether orthonormal columns for such a matrix, once sketched, are found by ``ranges``.
+
+    Its own QR decomposition keeps to one thread, and to the cache.
+    """
+    return columns <= min(rows, SLIM) and rows * columns <= SMALL
+
+
+def ranges() -> Any:
+    """The compiled module ``ranges``."""
+    from ttcore.kernels.cpu import ranges as compiled_ranges
+
+    return compiled_ranges
 
 
 def rows(compiled: bool) -> Any:

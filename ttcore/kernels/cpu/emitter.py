@@ -147,11 +147,16 @@ class Emitter:
         builder.position_at_end(after)
         return carried
 
-    def steps(self, count: Any, values: list[Any], body: Any) -> list[Any]:
-        """`loop`, `STEPS` at a time: fewer instructions, and fewer ends of loops to foresee."""
+    def steps(self, count: Any, values: list[Any], body: Any, also: Any = None) -> list[Any]:
+        """`loop`, `STEPS` at a time: fewer instructions, and fewer ends of loops to foresee.
+
+        ``also(n)`` is done once in the n-th such time.
+        """
         builder = self.builder
 
         def several(number: Any, values: list[Any]) -> list[Any]:
+            if also is not None:
+                also(number)
             for i in range(STEPS):
                 values = body(
                     builder.add(builder.mul(number, constant(STEPS)), constant(i)), values

@@ -4,6 +4,7 @@ import numpy as np
 
 from ttcore.kernels.cpu import simd
 from ttcore.kernels.cpu.cache import compiled
+from ttcore.kernels.cpu.emitter import STEPS
 
 
 @compiled
@@ -33,6 +34,31 @@ def gemm(zero, m, n, k, a, row, col, b, ldb, c, ldc, add):
         simd.lapped_2(zero, m, a, row, col, bj, ldb, cj, ldc, k, left - lanes, add)
     elif left > 0:
         simd.edge_1(zero, m, a, row, col, bj, ldb, cj, ldc, k, left, add)
+
+
+@compiled
+def gemm_ahead(zero, m, n, k, a, row, col, b, ldb, c, ldc, add, ahead, asked, lines, jump):
+    """As `gemm`, while what comes next is brought from memory. How many lines of the cache.
+
+    Contract
+        m      at most `TALL`; else lines are asked for several times
+        ahead  address from which on lines will be read, but for ``jump`` bytes after each row of
+               ``lines``; the first ``asked`` of them are on their way already
+    A line is asked for at every fourth k: to ask for all at once takes as long as to wait for them.
+    """
+    size, width = simd.entry_bytes(zero), 2 * simd.vector_lanes(zero)
+    part = (1 << simd.PART) // lines + 1
+    end = n - n % width
+    for j in range(0, end, width):
+        simd.ahead_2(
+            zero, m, a, row, col, np.uintp(b + j * size), ldb, np.uintp(c + j * size), ldc, k,
+            width // 2, add, ahead, asked, part, jump,
+        )  # fmt: skip
+        asked += k // STEPS
+    if end < n:
+        rest, into = np.uintp(b + end * size), np.uintp(c + end * size)
+        gemm(zero, m, n - end, k, a, row, col, rest, ldb, into, ldc, add)
+    return end // width * (k // STEPS)
 
 
 @compiled

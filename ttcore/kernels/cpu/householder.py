@@ -87,26 +87,26 @@ def _reflect(v, n, count, root, first, minus):
     for j in range(count):
         x, p = v[j], first + j
         top, lift = root[p, p], 1.0
-        square = _dot(x, x, n)
+        square = dot(x, x, n)
         if top * top + square < SMALL:
             lift = LIFT
-            _scale(x, lift, n)
+            scale(x, lift, n)
             top *= lift
-            square = _dot(x, x, n)
+            square = dot(x, x, n)
         if square == 0.0:  # nothing to reflect
             for i in range(j + 1):
                 minus[i, j] = 0.0
             continue
         target = -math.copysign(math.sqrt(top * top + square), top)
         factor = (top - target) / target
-        _scale(x, 1.0 / (top - target), n)
+        scale(x, 1.0 / (top - target), n)
         root[p, p] = target / lift
         for k in range(j + 1, count):
-            change = factor * (root[p, first + k] + _dot(x, v[k], n))
+            change = factor * (root[p, first + k] + dot(x, v[k], n))
             root[p, first + k] += change
             _add(change, x, v[k], n)
         for i in range(j):
-            minus[i, j] = factor * _dot(v[i], x, n)
+            minus[i, j] = factor * dot(v[i], x, n)
         for i in range(j):
             total = 0.0
             for k in range(i, j):
@@ -116,7 +116,8 @@ def _reflect(v, n, count, root, first, minus):
 
 
 @reordered
-def _dot(x, y, n):
+def dot(x, y, n):
+    """Of the first n entries."""
     total = 0.0
     for i in range(np.uintp(n)):
         total += x[i] * y[i]
@@ -124,7 +125,8 @@ def _dot(x, y, n):
 
 
 @compiled
-def _scale(x, factor, n):
+def scale(x, factor, n):
+    """x *= factor."""
     for i in range(np.uintp(n)):
         x[i] *= factor
 

@@ -88,17 +88,21 @@ def pause(context):
     return types.void(), codegen
 
 
+def emit_prefetch(builder: Any, address: Any) -> None:
+    """The instruction of `prefetch`."""
+    byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    reading, second, data = (ir.Constant(word, n) for n in (0, 2, 1))
+    builder.call(function, [builder.inttoptr(address, byte), reading, second, data])
+
+
 @intrinsic
 def prefetch(context, address):
     """Ask for the cache line of an address, which need not be valid, for soon."""
 
     def codegen(context, builder, signature, args):
-        byte = ir.IntType(8).as_pointer()
-        word = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        reading, second, data = (ir.Constant(word, n) for n in (0, 2, 1))
-        builder.call(function, [builder.inttoptr(args[0], byte), reading, second, data])
+        emit_prefetch(builder, args[0])
         return context.get_dummy_value()
 
     return types.void(types.uintp), codegen

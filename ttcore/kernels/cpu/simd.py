@@ -6,6 +6,7 @@ loop over k as phi nodes.
 
     columns_V   C[m, V L] (+)= A[m, k] @ B[k, V L]    any strides of A; rows of B and C contiguous
     lapped_2    the same with L + ``lanes`` columns: there the second register begins
+    ahead_2     columns_2, while lines of the cache are asked for, one with every four k
     edge_1      the same with only ``lanes`` columns: the others are not touched
     dots_MxN    C[M, N] += sum over o, k of A[o, M, k] B[o, N, k]    both contiguous along k
     turn        C[n, m] = A[m, n] transposed                         rows of both contiguous
@@ -19,18 +20,29 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
+from ttcore.kernels.cpu.buffers import LINE
 from ttcore.kernels.cpu.emitter import I64, Emitter, constant
+from ttcore.kernels.cpu.memory import emit_prefetch
 from ttcore.kernels.cpu.target import vector_bytes, vector_registers
 
 MANY = vector_registers() >= 32
 TALL = 8 if MANY else 6  # rows of a tile: with two registers across, all sums stay in registers
 DOTS = 4 if MANY else 2  # rows of a tile of dot products, with four across
+PART = 20  # binary digits of the inverse of a number
+
+# m, a, row, col, b, ldb, c, ldc, k, lanes, add
+COLUMNS = (
+    types.intp, types.uintp, types.intp, types.intp, types.uintp, types.intp, types.uintp,
+    types.intp, types.intp, types.intp, types.boolean,
+)  # fmt: skip
 
 
-def _tile(emit: Emitter, m: int, starts: list[Any], mask: Any, address: dict[str, Any]) -> None:
+def _tile(
+    emit: Emitter, m: int, starts: list[Any], mask: Any, address: dict[str, Any], ahead: Any = ()
+) -> None:
     """Code for C[m, n] (+)= A[m, k] @ B[k, n], where registers of columns begin at ``starts``.
 
-    ``address`` holds pointers, strides and k.
+    ``address`` holds pointers, strides and k; ``ahead`` what `ahead_2` gets beside them.
     """
     builder, v = emit.builder, len(starts)
     rows = [builder.mul(constant(i), address["row"]) for i in range(m)]
@@ -59,7 +71,15 @@ def _tile(emit: Emitter, m: int, starts: list[Any], mask: Any, address: dict[str
             new += [emit.multiply_add(left, right[j], sums[i * v + j]) for j in range(v)]
         return new
 
-    _, *sums = emit.steps(address["k"], [address["a"], *first], body)
+    def ask(number: Any) -> None:
+        place, asked, part, jump = ahead
+        line = builder.add(asked, number)
+        row = builder.lshr(builder.mul(line, part), constant(PART))
+        place = builder.add(place, builder.mul(line, constant(LINE)))
+        emit_prefetch(builder, builder.add(place, builder.mul(row, jump)))
+
+    also = ask if ahead else None
+    _, *sums = emit.steps(address["k"], [address["a"], *first], body, also)
     for value, place in zip(sums, places, strict=True):
         emit.store(value, place, mask)
 
@@ -93,38 +113,57 @@ def in_heights(emit: Emitter, m: Any, tile: Any) -> None:
             tile(height, builder.add(whole, builder.and_(rest, constant(-2 * height))))
 
 
+def _columns(builder: Any, kind: Any, args: Any, starts: Any, *, masked: bool = False) -> None:
+    """Code of columns_V and its like, where ``starts(lanes, L)`` says where registers begin."""
+    m, a, row, col, b, ldb, c, ldc, k, lanes, add, *ahead = args
+    emit = Emitter(builder, kind)
+    mask = emit.mask(lanes) if masked else None
+    pa, pb, pc = (emit.pointer(address) for address in (a, b, c))
+
+    def tile(height: int, start: Any) -> None:
+        address = {
+            "a": builder.gep(pa, [builder.mul(start, row)]),
+            "b": pb,
+            "c": builder.gep(pc, [builder.mul(start, ldc)]),
+            "row": row, "col": col, "ldb": ldb, "ldc": ldc, "k": k, "add": add,
+        }  # fmt: skip
+        _tile(emit, height, starts(lanes, emit.lanes), mask, address, ahead)
+
+    in_heights(emit, m, tile)
+
+
 def make_columns(v: int, *, lapped: bool = False, masked: bool = False) -> Any:
     """The intrinsic columns_V, lapped_V or edge_V."""
 
+    def starts(lanes: Any, whole: int) -> list[Any]:
+        return [lanes if lapped and j else constant(j * whole) for j in range(v)]
+
     @intrinsic
     def columns(context, zero, m, a, row, col, b, ldb, c, ldc, k, lanes, add):
-        integers = [types.intp, types.uintp, types.intp, types.intp, types.uintp, types.intp]
-        signature = types.void(
-            zero, *integers, types.uintp, types.intp, types.intp, types.intp, types.boolean
-        )
-
         def codegen(context, builder, signature, args):
-            _, m, a, row, col, b, ldb, c, ldc, k, lanes, add = args
-            emit = Emitter(builder, signature.args[0])
-            mask = emit.mask(lanes) if masked else None
-            starts = [lanes if lapped and j else constant(j * emit.lanes) for j in range(v)]
-            pa, pb, pc = (emit.pointer(address) for address in (a, b, c))
-
-            def tile(height, start):
-                address = {
-                    "a": builder.gep(pa, [builder.mul(start, row)]),
-                    "b": pb,
-                    "c": builder.gep(pc, [builder.mul(start, ldc)]),
-                    "row": row, "col": col, "ldb": ldb, "ldc": ldc, "k": k, "add": add,
-                }  # fmt: skip
-                _tile(emit, height, starts, mask, address)
-
-            in_heights(emit, m, tile)
+            _columns(builder, signature.args[0], args[1:], starts, masked=masked)
             return context.get_dummy_value()
 
-        return signature, codegen
+        return types.void(zero, *COLUMNS), codegen
 
     return columns
+
+
+@intrinsic
+def ahead_2(context, zero, m, a, row, col, b, ldb, c, ldc, k, lanes, add, place, asked, part, jump):
+    """The intrinsic ``ahead_2``: asks for lines number ``asked``, ``asked`` + 1, ...
+
+    Lines follow each other from ``place`` on, but for ``jump`` bytes after each row of them; it has
+    2**PART / ``part`` lines.
+    """
+
+    def codegen(context, builder, signature, args):
+        _columns(
+            builder, signature.args[0], args[1:], lambda _, whole: [constant(0), constant(whole)]
+        )
+        return context.get_dummy_value()
+
+    return types.void(zero, *COLUMNS, types.uintp, types.intp, types.intp, types.intp), codegen
 
 
 def make_dots(m: int, n: int) -> Any:

@@ -16,12 +16,13 @@ from numba import carray
 from ttcore.kernels.cpu import board as boards
 from ttcore.kernels.cpu.buffers import aligned_array
 from ttcore.kernels.cpu.cache import compiled, reordered
-from ttcore.kernels.cpu.gemm import gemm
+from ttcore.kernels.cpu.gemm import gemm, gemm_ahead
 from ttcore.kernels.cpu.memory import pointer
 from ttcore.kernels.cpu.pool import usable_cpus
 from ttcore.kernels.cpu.simd import TALL, entry_bytes
 
 ROWS = 240  # of a core as a matrix (r n, s), about, in a share
+AHEAD = 2  # register tiles: so far before its use a row comes from memory
 G, R, N, S, IN, WIDTH, RANDOM, OUT = range(8)  # of a row of the table: addresses and sizes
 
 Array = np.ndarray[Any, Any]
@@ -60,9 +61,11 @@ def _take_shares(zero, board, table, width, squares, half):
         rows = min(count, row[R] - first)
         core = np.uintp(row[G] + first * n * s * size)
         for j in range(0, rows * n, TALL):  # one register tile high: each row is read once
-            gemm(
-                zero, min(TALL, rows * n - j), columns, s, np.uintp(core + j * s * size), s, 1,
-                np.uintp(row[IN]), columns, np.uintp(place + j * columns * size), columns, False,
+            here = np.uintp(core + j * s * size)
+            gemm_ahead(
+                zero, min(TALL, rows * n - j), columns, s, here, s, 1, np.uintp(row[IN]), columns,
+                np.uintp(place + j * columns * size), columns, False,
+                np.uintp(here + AHEAD * TALL * s * size), 0, 1, 0,
             )  # fmt: skip
         squares[share] = _squares(half, rows * n * columns)
         out = np.uintp(row[OUT] + first * width * size)
