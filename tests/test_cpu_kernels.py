@@ -24,7 +24,7 @@ import ttcore as tt
 from ttcore.kernels.cpu import chain as cpu
 from ttcore.kernels.cpu import pool, tables, target, team
 from ttcore.kernels.cpu.emitter import STEPS
-from ttcore.kernels.cpu.gemm import gemm, gemm_nt
+from ttcore.kernels.cpu.gemm import gemm, gemm_ahead, gemm_nt
 from ttcore.kernels.cpu.simd import turn
 from ttcore.kernels.portable import chain as portable
 from ttcore.typing import Stage
@@ -41,6 +41,16 @@ def run(zero, m, n, k, a, ai, row, col, b, bi, ldb, c, ci, ldc, add):
     gemm(
         zero, m, n, k, np.uintp(a.ctypes.data + ai * size), row, col,
         np.uintp(b.ctypes.data + bi * size), ldb, np.uintp(c.ctypes.data + ci * size), ldc, add,
+    )  # fmt: skip
+
+
+@njit
+def run_ahead(zero, m, n, k, a, ai, row, col, b, bi, c, ci, add, lines, jump):
+    size = a.itemsize
+    return gemm_ahead(
+        zero, m, n, k, np.uintp(a.ctypes.data + ai * size), row, col,
+        np.uintp(b.ctypes.data + bi * size), n, np.uintp(c.ctypes.data + ci * size), n, add,
+        np.uintp(c.ctypes.data), 3, lines, jump,
     )  # fmt: skip
 
 
@@ -84,6 +94,24 @@ def test_gemm_equals_numpy_and_stays_inside_its_buffers(dtype, turned, m, n, k, 
     assert (np.abs(got - exact) <= bound).all()
     assert np.isnan(out[:GUARD]).all()
     assert np.isnan(out[-GUARD:]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("turned", [False, True])
+@given(m=SIZES, n=SIZES, k=st.sampled_from([0, 1, 2, 7, 28, 65]), add=st.booleans())
+def test_what_is_asked_for_ahead_changes_no_bit_of_a_product(dtype, turned, m, n, k, add):
+    """Wherever it lies, also where there is no memory."""
+    a, b = operands(m, n, k, dtype)
+    left, right = guarded(a.T if turned else a), guarded(b)
+    row, col = (1, m) if turned else (k, 1)
+    want, got = (guarded(np.full((m, n), 3, dtype)) for _ in range(2))
+    run(dtype(0), m, n, k, left, GUARD, row, col, right, GUARD, n, want, GUARD, n, add)
+    count = run_ahead(
+        dtype(0), m, n, k, left, GUARD, row, col, right, GUARD, got, GUARD, add, 1 + k, 2**50
+    )
+    np.testing.assert_array_equal(got, want)
+    width = 2 * target.vector_bytes() // np.dtype(dtype).itemsize
+    assert count == n // width * (k // STEPS)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -111,7 +111,7 @@ def is_ranged(rows: int, columns: int) -> bool:
 
     Its own QR decomposition keeps to one thread, and to the cache.
     """
-    return columns <= min(rows, SLIM) and rows * columns <= SMALL
+    return columns <= SLIM and columns < rows and rows * columns <= SMALL
 
 
 def ranges() -> Any:

@@ -1,7 +1,8 @@
 """The range of a core behind an orthonormal train, from its products with random vectors.
 
 One compiled call a core, in which no threads of BLAS wake: once awake they spin beside ours for a
-tenth of a second. The core is read once, by blocks of columns that are multiplied in the cache.
+tenth of a second. The core is read once, by blocks of columns that are multiplied in the cache
+while the next ones come from memory.
 The same for any other operand: ``ttcore.sketching``.
 """
 
@@ -19,7 +20,7 @@ from ttcore.kernels.cpu.reflections import qr
 from ttcore.kernels.cpu.simd import TALL, entry_bytes
 
 BLOCK = 2**14  # entries of a core that are multiplied at a time, about
-COLUMNS = 8  # of them a multiple of so many
+COLUMNS = 16  # of the way back in a share
 FAR = 16  # binary digits by which a norm may differ from 1
 FORTH, BACK = range(2)  # steps on the board
 
@@ -52,7 +53,7 @@ def found(
     q = np.empty((m * n, size), dtype)
     back = np.empty((size, s), dtype)
     squares = np.empty(n)
-    entries = r * max(COLUMNS, BLOCK // r)
+    entries = r * max(LINE // dtype.itemsize, BLOCK // r)
     rest = t, core, w, left, seen, squares, q, back
     shares = max(n, -(-s // COLUMNS))
     block = aligned_array(entries, dtype)
@@ -122,14 +123,13 @@ def _take_shares(zero, board, t, core, w, left, seen, squares, q, back, block):
 def _multiply_slice(zero, i, then, t, core, w, left, seen, block):
     """Rows (m, i) of the left, and their products with the random vectors; slice ``then`` is next.
 
-    Some columns of the core are copied and multiplied at a time, while the next ones come from
-    memory.
+    Some columns of the core are copied and multiplied at a time.
     """
     size = entry_bytes(zero)
     (m, r), (_, n, s), width = t.shape, core.shape, w.shape[1]
     flat, place, pitch = core.reshape(core.size), np.uintp(block.ctypes.data), n * s
     here = np.uintp(left.ctypes.data + i * s * size)
-    columns = _columns(len(block) // r, s)
+    columns = _columns(len(block) // r, s, LINE // size)
     for first in range(0, s, columns):
         wide = min(columns, s - first)
         for row in range(r):
@@ -168,10 +168,10 @@ def _multiply_back(zero, first, left, q, back):
 
 
 @compiled
-def _columns(most, s):
-    """How many of s columns are copied at a time: nearly equal numbers, not more than ``most``."""
-    pieces = -(-s // most)
-    return min(most, -(-s // (pieces * COLUMNS)) * COLUMNS)
+def _columns(most, s, line):
+    """How many of s columns are copied at a time: whole lines of the cache, in equal pieces."""
+    pieces = -(-s // (most // line * line))
+    return -(-s // (pieces * line)) * line
 
 
 @reordered

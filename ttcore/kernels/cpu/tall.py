@@ -4,9 +4,9 @@ import numpy as np
 
 from ttcore.kernels.cpu.buffers import LINE, aligned
 from ttcore.kernels.cpu.cache import compiled, reordered
-from ttcore.kernels.cpu.gemm import gemm
+from ttcore.kernels.cpu.gemm import gemm, gemm_ahead
 from ttcore.kernels.cpu.memory import prefetch
-from ttcore.kernels.cpu.simd import entry_bytes, vector_lanes
+from ttcore.kernels.cpu.simd import TALL, entry_bytes, vector_lanes
 
 
 @compiled
@@ -53,14 +53,13 @@ def sweep(zero, a, scale, basis, back, z, inner, outer, step):
     for i in range(0, n, step):
         rows = min(step, n - i)
         block = flat[i * m : (i + rows) * m]
-        ahead = np.uintp(flat.ctypes.data + (i + rows) * m * a.itemsize)
-        for line in range(0, rows * m * a.itemsize, LINE):
-            prefetch(np.uintp(ahead + line))
         for e in range(np.uintp(rows * m)):  # unsigned: no index counts from the end
             rest[e] = block[e] * scale
         p, q = np.uintp(part.ctypes.data), np.uintp(rest.ctypes.data)
+        ahead, asked = np.uintp(block.ctypes.data + rows * m * a.itemsize), 0
+        lines = min(step, n - i - rows) * m * a.itemsize // LINE + 1  # of the next block
         if r:
-            gemm(zero, rows, r, m, q, m, 1, v, r, p, r, False)
+            asked = _multiply(zero, rows, r, m, q, v, p, False, ahead, asked, lines)
             if z.shape[0]:
                 place = out[i * r : (i + rows) * r]
                 for e in range(np.uintp(rows * r)):
@@ -68,9 +67,27 @@ def sweep(zero, a, scale, basis, back, z, inner, outer, step):
             if inner.shape[0]:
                 add_gram(zero, part, rows, r, inner)
             if z.shape[0] or outer.shape[0]:
-                gemm(zero, rows, m, r, p, r, 1, w, m, q, m, True)
+                asked = _multiply(zero, rows, m, r, p, w, q, True, ahead, asked, lines)
+        for line in range(asked, lines):
+            prefetch(np.uintp(ahead + line * LINE))
         if outer.shape[0]:
             add_gram(zero, rest, rows, m, outer)
         elif z.shape[0]:
             square += _squares(rest, rows * m)
     return square
+
+
+@compiled
+def _multiply(zero, m, n, k, a, b, c, add, ahead, asked, lines):
+    """C[m, n] (+)= A[m, k] B[k, n], by strips, while lines ``asked``.. are brought from memory.
+
+    Returns how many of them were asked for by then.
+    """
+    size = entry_bytes(zero)
+    for i in range(0, m, TALL):
+        high, x, y = min(TALL, m - i), np.uintp(a + i * k * size), np.uintp(c + i * n * size)
+        if asked < lines:
+            asked += gemm_ahead(zero, high, n, k, x, k, 1, b, n, y, n, add, ahead, asked, 1, 0)
+        else:
+            gemm(zero, high, n, k, x, k, 1, b, n, y, n, add)
+    return asked
