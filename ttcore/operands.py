@@ -16,6 +16,7 @@ from ttcore.arrays import common, default_device_like, namespace, rounding_unit
 from ttcore.cores import ranks_of
 from ttcore.kernels import dispatch
 from ttcore.orthogonal import times_left, times_right
+from ttcore.rowspace import factor_of_product
 from ttcore.scaling import (
     beside_each_other,
     is_ordinary,
@@ -108,6 +109,18 @@ class Formed:
         for k in range(1, len(found) + 1):
             self._used[-k] = True
         return found, exponents
+
+    def is_factored(self, k: int, w: Array) -> bool:
+        """Whether core k times w is for `factored`."""
+        work = sum(core.size * core.shape[2] for core in self.cores)
+        return dispatch.is_grammed(self.cores[k], w, work)
+
+    def factored(self, k: int, w: np.ndarray) -> np.ndarray | None:
+        """`rowspace.factor_of_product` of core k and w."""
+        found = factor_of_product(self.cores[k], w)
+        if found is not None:
+            self._used[k] = True
+        return found
 
     def ranged(self, k: int, t: np.ndarray, w: np.ndarray, probes: int) -> Any:
         """What ``kernels.cpu.ranges`` finds of t times core k, and w; None where it is not to."""

@@ -203,6 +203,11 @@ def _right_factors(
             right.shape[1] > SKETCHED or (not tail and _is_hopeless(operand, k, right))
         ):
             return None  # as much work as a sketch, or no sign of few
+        if not (all_few or tail) and (found := _factored(operand, k, right)) is not None:
+            right, after = moderate(found)
+            exponent += after
+            factors[k] = right, exponent
+            continue
         rows = detached(operand.right(k, right))
         r, n, p = rows.shape
         rows, before = moderate(xp.reshape(rows, (r, n * p)))
@@ -218,6 +223,13 @@ def _right_factors(
         exponent += before + after
         factors[k] = right, exponent
     return _Right(factors, tail)
+
+
+def _factored(operand: Operand, k: int, right: Array) -> Array | None:
+    """The factor of core k times ``right`` where that is one compiled call, and rows are not few."""
+    if not (isinstance(operand, Formed) and operand.is_factored(k, right)):
+        return None
+    return operand.factored(k, right) if _is_hopeless(operand, k, right) else None
 
 
 def _is_hopeless(operand: Operand, k: int, right: Array) -> bool:

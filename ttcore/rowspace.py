@@ -31,7 +31,7 @@ from ttcore.arrays import (
     rounding_unit,
 )
 from ttcore.factorisations import combinations, qr, triangle
-from ttcore.kernels.dispatch import tsqr
+from ttcore.kernels import dispatch
 from ttcore.kernels.portable.products import rows_times
 from ttcore.truncation import noise
 from ttcore.typing import Array
@@ -153,6 +153,18 @@ def factor(c: Array, *, by_gram: bool = False) -> Array:
     return astype(found, dtype_name(c.dtype)) if found.shape[1] else c[:, :1]  # all is zero
 
 
+def factor_of_product(core: Array, w: Array) -> np.ndarray | None:
+    """`factor` of the rows of a core (r, n, s) times w (s, p), both in double precision.
+
+    The product is not formed. None where one Gram matrix is not enough.
+    """
+    found = dispatch.grams().factor(core, w, SMALLEST, LARGEST)
+    if found is None:
+        return None
+    upper, sizes = found
+    return sizes[:, None] * upper.T if _is_trusted(upper.T) else None
+
+
 def distortion(m: int, *, by_gram: bool = False) -> float:
     """Relative error of ‖v^H W‖ from factors of m rows, beside what rows lose on their own."""
     return m * 2.0**-53 / DEPTH**2 if m > FEW or by_gram else 0.0
@@ -163,7 +175,7 @@ def _of_scaled_rows(c: Array) -> Array:
     sizes = xp.max(xp.abs(c), axis=1, keepdims=True)
     sizes = xp.where(sizes > 0, sizes, xp.ones_like(sizes))
     turned = adjoint(c / sizes)
-    root = tsqr.r_factor(turned, tsqr.gram(turned), fine=True)
+    root = dispatch.tsqr.r_factor(turned, dispatch.tsqr.gram(turned), fine=True)
     return adjoint(astype(root, dtype_name(c.dtype))) * sizes
 
 
@@ -254,14 +266,19 @@ class _Rounds:
 
 def _well_conditioned(gram: np.ndarray) -> np.ndarray | None:
     """The lower triangular L with L L^H == gram, where that is trusted; None otherwise."""
-    from scipy.linalg import lapack
-
-    condition: Any = getattr(lapack, "ztrcon" if np.iscomplexobj(gram) else "dtrcon")
     try:
         root = np.linalg.cholesky(gram)
     except np.linalg.LinAlgError:
         return None
-    return root if condition(root, uplo="L")[0] > DEPTH else None
+    return root if _is_trusted(root) else None
+
+
+def _is_trusted(lower: np.ndarray) -> bool:
+    """Whether a triangle is well conditioned."""
+    from scipy.linalg import lapack
+
+    condition: Any = getattr(lapack, "ztrcon" if np.iscomplexobj(lower) else "dtrcon")
+    return bool(condition(lower, uplo="L")[0] > DEPTH)
 
 
 def _cholesky(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

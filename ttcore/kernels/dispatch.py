@@ -21,8 +21,10 @@ __all__ = [
     "chain",
     "direct",
     "gather",
+    "grams",
     "inner",
     "interfaces",
+    "is_grammed",
     "is_native",
     "is_ranged",
     "is_sketched",
@@ -39,6 +41,7 @@ LARGE = 2**17  # entries of a tall matrix from which the compiled passes are use
 HEAVY = 2**21  # multiply-adds of a step between two interfaces from which it is compiled, while
 CACHED = 2**16  # entries of an interface are at most so many: it is read for each slice of a mode
 LONG = 2**25  # multiply-adds with random trains, in all, from which they are one compiled call
+HIGH, HIGHEST = 64, 512  # rows of which a Gram matrix is compiled
 SLIM, SMALL = 64, 2**16  # columns and entries, at most, whose QR decomposition is compiled
 COMPILED = {np.dtype(np.float32), np.dtype(np.float64)}
 
@@ -119,6 +122,25 @@ def ranges() -> Any:
     from ttcore.kernels.cpu import ranges as compiled_ranges
 
     return compiled_ranges
+
+
+def is_grammed(core: Array, w: Array, work: int) -> bool:
+    """Whether the Gram matrix of a core times w is found by ``grams``, in one call.
+
+    In double precision, as all Gram matrices. ``work``: multiply-adds for the whole train.
+    """
+    if not (is_native(core) and core.dtype == w.dtype == np.float64 and core.flags.c_contiguous):
+        return False
+    r, n, _ = core.shape
+    heavy = work >= LONG and core.size * w.shape[1] >= HEAVY
+    return heavy and HIGH <= r <= HIGHEST and n * w.shape[1] > r
+
+
+def grams() -> Any:
+    """The compiled module ``grams``."""
+    from ttcore.kernels.cpu import grams as compiled_grams
+
+    return compiled_grams
 
 
 def rows(compiled: bool) -> Any:

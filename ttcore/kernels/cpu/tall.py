@@ -10,11 +10,14 @@ from ttcore.kernels.cpu.simd import TALL, entry_bytes, vector_lanes
 
 
 @compiled
-def add_gram(zero, b, rows, columns, total):
-    """total += B^T B for B (rows, columns), on and above the diagonal and a little below."""
+def add_gram(zero, at, rows, columns, to):
+    """Add B^T B to a matrix, on and above its diagonal and a little below; by addresses.
+
+    Contract
+        at  B (rows, columns); to: the matrix (columns, columns); both C-contiguous
+    """
     size = entry_bytes(zero)
     width = 2 * vector_lanes(zero)
-    at, to = np.uintp(b.ctypes.data), np.uintp(total.ctypes.data)
     for j in range(0, columns, width):
         high = min(j + width, columns)
         gemm(
@@ -65,13 +68,13 @@ def sweep(zero, a, scale, basis, back, z, inner, outer, step):
                 for e in range(np.uintp(rows * r)):
                     place[e] = part[e]
             if inner.shape[0]:
-                add_gram(zero, part, rows, r, inner)
+                add_gram(zero, p, rows, r, np.uintp(inner.ctypes.data))
             if z.shape[0] or outer.shape[0]:
                 asked = _multiply(zero, rows, m, r, p, w, q, True, ahead, asked, lines)
         for line in range(asked, lines):
             prefetch(np.uintp(ahead + line * LINE))
         if outer.shape[0]:
-            add_gram(zero, rest, rows, m, outer)
+            add_gram(zero, q, rows, m, np.uintp(outer.ctypes.data))
         elif z.shape[0]:
             square += _squares(rest, rows * m)
     return square
