@@ -226,7 +226,7 @@ def _right_factors(
 
 
 def _factored(operand: Operand, k: int, right: Array) -> Array | None:
-    """The factor of core k times ``right`` where that is one compiled call, and rows are not few."""
+    """Factor of core k times ``right``, where that is one compiled call and rows are not few."""
     if not (isinstance(operand, Formed) and operand.is_factored(k, right)):
         return None
     return operand.factored(k, right) if _is_hopeless(operand, k, right) else None

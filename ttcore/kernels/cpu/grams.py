@@ -42,10 +42,9 @@ def factor(core: Array, w: Array, least: float, most: float) -> tuple[Array, Arr
     count, shares = -(-c // TALL), min(SHARES, n)
     starts, sizes, root = np.empty(count, np.int64), np.empty(r), np.empty((r, r))
     room = WIDE * s, c * r
-    scratch = take(count * s * TALL + shares * r * r + sum(room), dtype)
-    strips, totals, *mine = np.split(
-        scratch, np.cumsum([count * s * TALL, shares * r * r, room[0]])
-    )
+    entries = count * s * TALL, shares * r * r, *room
+    scratch = take(sum(entries), dtype)
+    strips, totals, *mine = np.split(scratch, np.cumsum(entries[:-1]))
     totals = totals.reshape(shares, r, r)
     _pack(w, starts, strips)
     rest = core, c, starts, strips, totals
