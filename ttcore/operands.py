@@ -125,7 +125,7 @@ class Formed:
     def ranged(self, k: int, t: np.ndarray, w: np.ndarray, probes: int) -> Any:
         """What ``kernels.cpu.ranges`` finds of t times core k, and w; None where it is not to."""
         m, n, size = t.shape[0], self.modes[k], w.shape[1] - probes
-        if not dispatch.is_ranged(m * n, size):
+        if self._seen[k] or not dispatch.is_ranged(m * n, size):
             return None
         level = noise(size, rounding_unit(w))
         found = dispatch.ranges().found(t, self.cores[k], w, probes, level, room(self.like))

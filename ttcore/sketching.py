@@ -111,6 +111,7 @@ def _left_orthogonal(
     present, limit = 1.0, math.inf  # part of the norm that is left; what may be missed
     for k in range(d - 1):
         (right, _), (probe, shift) = sketches[k + 1], probes[k + 1]
+        # the norm of the first core counts, and with it the scale, which compiled code keeps
         step = _range(operand, k, t, probe, right, compiled=compiled and k > 0)
         t, exponent = step.t, exponent + step.exponent
         if k == 0 and allowed is not None:
@@ -133,9 +134,9 @@ class _Range(NamedTuple):
     q: Array  # orthonormal columns
     t: Array  # 2**exponent t is Q^H L
     exponent: int
-    scale: int  # exponent of the power of two that was taken out of the products with probes
-    norm: float  # of these products
-    rest: float  # norm of what Q misses of them
+    norm: float  # 2**-scale times that of the products with probes
+    rest: float  # the same of what Q misses of them
+    scale: int = 0
 
 
 def _range(
@@ -162,9 +163,9 @@ def _range(
         q,
         adjoint(q) @ rows,
         exponent,
+        float(xp.linalg.matrix_norm(seen)),
+        float(xp.linalg.matrix_norm(seen - q @ (adjoint(q) @ seen))) if missed else 0.0,
         scale,
-        norm=float(xp.linalg.matrix_norm(seen)),
-        rest=float(xp.linalg.matrix_norm(seen - q @ (adjoint(q) @ seen))) if missed else 0.0,
     )
 
 

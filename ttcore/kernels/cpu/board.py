@@ -73,6 +73,14 @@ def take(board):
 
 
 @compiled
+def peek(board):
+    """The number of the share that `take` would give now, or -1."""
+    at = np.uintp(board.ctypes.data)
+    number = load(np.uintp(at + 8 * NEXT))
+    return number if number < load(np.uintp(at + 8 * COUNT)) else -1
+
+
+@compiled
 def finish(board):
     """Close it, and wait for those who are inside."""
     at = np.uintp(board.ctypes.data)

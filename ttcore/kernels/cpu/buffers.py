@@ -31,6 +31,13 @@ def give(buffer: np.ndarray[Any, Any]) -> None:
         _spare.setdefault(buffer.dtype, []).append(buffer)
 
 
+def fixed(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The array, C-contiguous and aligned, read-only: compiled code is for one type of array."""
+    x = np.require(x, requirements="CA").view()
+    x.flags.writeable = False
+    return x
+
+
 def aligned_array(entries: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     """An uninitialised array that begins at a cache line."""
     room = np.empty(entries + LINE // dtype.itemsize, dtype)

@@ -38,12 +38,13 @@ def gemm(zero, m, n, k, a, row, col, b, ldb, c, ldc, add):
 
 @compiled
 def gemm_ahead(zero, m, n, k, a, row, col, b, ldb, c, ldc, add, ahead, asked, lines, jump):
-    """As `gemm`, while what comes next is brought from memory. How many lines of the cache.
+    """As `gemm`, while what comes next is brought from memory.
 
     Contract
-        m      at most `TALL`; else lines are asked for several times
-        ahead  address from which on lines will be read, but for ``jump`` bytes after each row of
-               ``lines``; the first ``asked`` of them are on their way already
+        m        at most `TALL`; else lines are asked for several times
+        ahead    address from which on lines will be read, but for ``jump`` bytes after each row of
+                 about ``lines``; the first ``asked`` of them are on their way already
+        returns  how many lines of the cache it asked for
     A line is asked for at every fourth k: to ask for all at once takes as long as to wait for them.
     """
     size, width = simd.entry_bytes(zero), 2 * simd.vector_lanes(zero)
@@ -59,6 +60,13 @@ def gemm_ahead(zero, m, n, k, a, row, col, b, ldb, c, ldc, add, ahead, asked, li
         rest, into = np.uintp(b + end * size), np.uintp(c + end * size)
         gemm(zero, m, n - end, k, a, row, col, rest, ldb, into, ldc, add)
     return end // width * (k // STEPS)
+
+
+@compiled
+def strip(left):
+    """How many of the rows that are left are best multiplied at a time, by one call."""
+    # two alone at the end would wait for their own sums: as in `simd.in_heights`
+    return 4 if left == simd.TALL + 2 == 8 else min(simd.TALL, left)
 
 
 @compiled

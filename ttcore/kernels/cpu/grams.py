@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ttcore.kernels.cpu import board as boards
-from ttcore.kernels.cpu.buffers import LINE, aligned_array, give, take
+from ttcore.kernels.cpu.buffers import LINE, aligned_array, fixed, give, take
 from ttcore.kernels.cpu.cache import compiled, reordered
 from ttcore.kernels.cpu.gemm import gemm, gemm_ahead
 from ttcore.kernels.cpu.pool import usable_cpus
@@ -36,7 +36,7 @@ def factor(core: Array, w: Array, least: float, most: float) -> tuple[Array, Arr
                  or the rows depend on each other to rounding
     Cost: n r s c + n c r^2 / 2 multiply-adds, half of the first where w is lower triangular.
     """
-    core, w = (np.require(x, requirements="CA") for x in (core, w))
+    core, w = map(fixed, (core, w))
     r, n, s = core.shape
     c, dtype = w.shape[1], core.dtype
     count, shares = -(-c // TALL), min(SHARES, n)

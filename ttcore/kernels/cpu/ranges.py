@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from ttcore.kernels.cpu import board as boards
-from ttcore.kernels.cpu.buffers import LINE, aligned_array, give, take
+from ttcore.kernels.cpu.buffers import LINE, aligned_array, fixed, give, take
 from ttcore.kernels.cpu.cache import compiled, reordered
-from ttcore.kernels.cpu.gemm import gemm, gemm_ahead
+from ttcore.kernels.cpu.gemm import gemm, gemm_ahead, strip
 from ttcore.kernels.cpu.pool import usable_cpus
 from ttcore.kernels.cpu.reflections import qr
-from ttcore.kernels.cpu.simd import TALL, entry_bytes
+from ttcore.kernels.cpu.simd import entry_bytes
 
 BLOCK = 2**14  # entries of a core that are multiplied at a time, about
 COLUMNS = 16  # of the way back in a share
@@ -29,7 +29,7 @@ Array = np.ndarray[Any, Any]
 
 def found(
     t: Array, core: Array, w: Array, probes: int, noise: float, room: float
-) -> tuple[Array, Array, int, int, float, float] | None:
+) -> tuple[Array, Array, int, float, float] | None:
     """Orthonormal columns Q that span the rows (m n, s) of t G, times random vectors.
 
     Contract
@@ -39,12 +39,11 @@ def found(
                 float64
         noise   trailing columns of Q are left out that explain no more of the products
         room    squares of t G sum up to between 1 / room and room; None if not
-        result  Q (m n, k); t (k, s) and an exponent: 2**exponent t is Q^T t G; the exponent of the
-                power of two that was taken out of the products; what is then the norm of those
-                with probes, and of what Q misses of them
+        result  Q (m n, k); t (k, s) and an exponent: 2**exponent t is Q^T t G; the norm of the
+                products with probes, and of what Q misses of them, both times one power of two
     Cost: m n s (r + width + k) multiply-adds.
     """
-    core, w, t = (np.require(x, requirements="CA") for x in (core, w, t))
+    core, w, t = map(fixed, (core, w, t))
     (m, r), (_, n, s), width = t.shape, core.shape, w.shape[1]
     dtype, zero = core.dtype, core.dtype.type(0)
     size = width - probes
@@ -57,7 +56,7 @@ def found(
     rest = t, core, w, left, seen, squares, q, back
     shares = max(n, -(-s // COLUMNS))
     block = aligned_array(entries, dtype)
-    rank, scale, norm, missed, exponent = boards.together(
+    rank, norm, missed, exponent = boards.together(
         (__name__, dtype),
         lambda board: _find(zero, board, *rest, block, probes, noise, room),
         lambda board: _help(zero, board, *rest, aligned_array(entries, dtype)),
@@ -66,12 +65,12 @@ def found(
     give(left)
     if not rank:
         return None
-    return np.ascontiguousarray(q[:, :rank]), back[:rank], exponent, scale, norm, missed
+    return np.ascontiguousarray(q[:, :rank]), back[:rank], exponent, norm, missed
 
 
 @compiled
 def _find(zero, board, t, core, w, left, seen, squares, q, back, block, probes, noise, room):
-    """``(rank, scale, norm, rest, exponent)`` as of `found`; rank 0 where squares leave the room.
+    """``(rank, norm, rest, exponent)`` as of `found`; rank 0 where squares leave the room.
 
     Contract
         left     (m n s,), seen (m n, width), squares (n,), q (m n, size), back (size, s): written
@@ -82,8 +81,8 @@ def _find(zero, board, t, core, w, left, seen, squares, q, back, block, probes, 
     boards.finish(board)
     square = squares.sum()
     if not 1.0 / room < square < room:
-        return 0, 0, 0.0, 0.0, 0
-    scale = _moderate(seen.reshape(seen.size))
+        return 0, 0.0, 0.0, 0
+    _moderate(seen.reshape(seen.size))
     triangle = np.empty((q.shape[1], q.shape[1]))
     qr(seen[:, probes:], q, triangle)
     rank = _rank(triangle, noise)
@@ -91,7 +90,7 @@ def _find(zero, board, t, core, w, left, seen, squares, q, back, block, probes, 
     _take_shares(zero, board, t, core, w, left, seen, squares, q, back, block)
     boards.finish(board)
     norm, rest = _missed(zero, seen, q, probes, rank)
-    return rank, scale, norm, rest, _moderate(back.reshape(back.size))
+    return rank, norm, rest, _moderate(back.reshape(back.size))
 
 
 @compiled
@@ -107,8 +106,8 @@ def _take_shares(zero, board, t, core, w, left, seen, squares, q, back, block):
     """Shares of the step on the board until there are no more. Nothing is allocated here."""
     share = boards.take(board)
     while share >= 0:
-        then = boards.take(board)
         if board[boards.STEP] == FORTH:
+            then = boards.peek(board)
             _multiply_slice(zero, share, then, t, core, w, left, seen, block)
             m, (_, n, s) = len(t), core.shape
             squares[share] = 0.0
@@ -116,12 +115,14 @@ def _take_shares(zero, board, t, core, w, left, seen, squares, q, back, block):
                 squares[share] += _square(left, (row * n + share) * s, s)
         else:
             _multiply_back(zero, share * COLUMNS, left, q, back)
-        share = then
+        share = boards.take(board)
 
 
 @compiled
 def _multiply_slice(zero, i, then, t, core, w, left, seen, block):
-    """Rows (m, i) of the left, and their products with the random vectors; slice ``then`` is next.
+    """Rows (m, i) of the left, and their products with the random vectors.
+
+    The slice ``then`` is probably next; -1: none.
 
     Some columns of the core are copied and multiplied at a time.
     """
@@ -139,10 +140,11 @@ def _multiply_slice(zero, i, then, t, core, w, left, seen, block):
         behind = i * s + first + wide if first + wide < s else then * s
         ahead = np.uintp(core.ctypes.data + behind * size)
         lines, asked = wide * size // LINE + 1, 0
-        for row in range(0, m, TALL):
+        row = 0
+        while row < m:
             x = np.uintp(t.ctypes.data + row * r * size)
             z = np.uintp(here + (row * pitch + first) * size)
-            high = min(TALL, m - row)
+            high = strip(m - row)
             if behind >= 0 and asked < r * lines:
                 asked += gemm_ahead(
                     zero, high, wide, r, x, r, 1, place, wide, z, pitch, False, ahead, asked, lines,
@@ -150,6 +152,7 @@ def _multiply_slice(zero, i, then, t, core, w, left, seen, block):
                 )  # fmt: skip
             else:
                 gemm(zero, high, wide, r, x, r, 1, place, wide, z, pitch, False)
+            row += high
     gemm(
         zero, m, width, s, here, pitch, 1, np.uintp(w.ctypes.data), width,
         np.uintp(seen.ctypes.data + i * width * size), n * width, False,
@@ -169,7 +172,7 @@ def _multiply_back(zero, first, left, q, back):
 
 @compiled
 def _columns(most, s, line):
-    """How many of s columns are copied at a time: whole lines of the cache, in equal pieces."""
+    """How many of s columns are copied at a time: in equal pieces, as long as some lines."""
     pieces = -(-s // (most // line * line))
     return -(-s // (pieces * line)) * line
 
@@ -186,12 +189,13 @@ def _square(x, first, count):
 def _moderate(x):
     """The exponent of the power of two that entries were divided by; 0 where the norm is near 1."""
     square = _square(x, 0, x.size)
-    if not 0.0 < square < math.inf or abs(math.frexp(math.sqrt(square))[1]) <= FAR:
+    near = square > 0.0 and abs(math.frexp(math.sqrt(square))[1]) <= FAR
+    if near or not square < math.inf:
         return 0
-    largest = 0.0
+    largest = 0.0  # squares may have vanished
     for i in range(x.size):
         largest = max(largest, abs(np.float64(x[i])))
-    exponent = math.frexp(largest)[1]
+    exponent = max(math.frexp(largest)[1], -1000)  # the inverse of a smaller power is none
     factor = math.ldexp(1.0, -exponent)
     for i in range(x.size):
         x[i] *= factor

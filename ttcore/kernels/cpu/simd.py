@@ -153,8 +153,8 @@ def make_columns(v: int, *, lapped: bool = False, masked: bool = False) -> Any:
 def ahead_2(context, zero, m, a, row, col, b, ldb, c, ldc, k, lanes, add, place, asked, part, jump):
     """The intrinsic ``ahead_2``: asks for lines number ``asked``, ``asked`` + 1, ...
 
-    Lines follow each other from ``place`` on, but for ``jump`` bytes after each row of them; it has
-    2**PART / ``part`` lines.
+    Lines follow each other from ``place`` on, but for ``jump`` bytes after each row of lines, which
+    has about 2**PART / ``part`` of them.
     """
 
     def codegen(context, builder, signature, args):

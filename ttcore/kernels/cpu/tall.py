@@ -4,9 +4,9 @@ import numpy as np
 
 from ttcore.kernels.cpu.buffers import LINE, aligned
 from ttcore.kernels.cpu.cache import compiled, reordered
-from ttcore.kernels.cpu.gemm import gemm, gemm_ahead
+from ttcore.kernels.cpu.gemm import gemm, gemm_ahead, strip
 from ttcore.kernels.cpu.memory import prefetch
-from ttcore.kernels.cpu.simd import TALL, entry_bytes, vector_lanes
+from ttcore.kernels.cpu.simd import entry_bytes, vector_lanes
 
 
 @compiled
@@ -87,10 +87,12 @@ def _multiply(zero, m, n, k, a, b, c, add, ahead, asked, lines):
     Returns how many of them were asked for by then.
     """
     size = entry_bytes(zero)
-    for i in range(0, m, TALL):
-        high, x, y = min(TALL, m - i), np.uintp(a + i * k * size), np.uintp(c + i * n * size)
+    i = 0
+    while i < m:
+        high, x, y = strip(m - i), np.uintp(a + i * k * size), np.uintp(c + i * n * size)
         if asked < lines:
             asked += gemm_ahead(zero, high, n, k, x, k, 1, b, n, y, n, add, ahead, asked, 1, 0)
         else:
             gemm(zero, high, n, k, x, k, 1, b, n, y, n, add)
+        i += high
     return asked
