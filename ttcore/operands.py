@@ -4,6 +4,7 @@ Rounding needs two contractions, one from each side. A sum has them term by term
 by factor; its large cores never exist.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import wraps
 from itertools import accumulate
@@ -112,7 +113,7 @@ class Formed:
 
     def is_factored(self, k: int, w: Array) -> bool:
         """Whether core k times w is for `factored`."""
-        work = sum(core.size * core.shape[2] for core in self.cores)
+        work = sum(math.prod(core.shape) * core.shape[2] for core in self.cores)
         return dispatch.is_grammed(self.cores[k], w, work)
 
     def factored(self, k: int, w: np.ndarray) -> np.ndarray | None:
