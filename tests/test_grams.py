@@ -10,6 +10,7 @@ from ttcore.kernels import dispatch
 from ttcore.kernels.cpu import grams, pool
 from ttcore.operands import Formed
 from ttcore.rounding import round_cores
+from ttcore.rowspace import factor_of_product
 
 SIDES = st.sampled_from([1, 2, 5, 7, 8, 13, 31, 67])
 
@@ -90,6 +91,29 @@ def test_rows_out_of_range_have_no_factor(value):
     assert factor(core, w) is None
 
 
+@pytest.mark.parametrize("scale", [1e-100, 1e100])
+def test_norms_of_rows_have_limits(scale):
+    core, w = operands(9, 5, 10, 10)
+    core[4] *= scale
+    assert grams.factor(core, w, 2.0**-300, 2.0**300) is None
+    assert grams.factor(core, w, 2.0**-400, 2.0**400) is not None
+
+
+@pytest.mark.parametrize(("near", "trusted"), [(1e-2, True), (1e-3, False), (1e-7, False)])
+def test_one_gram_matrix_is_trusted_where_rows_are_independent_to_three_digits(near, trusted):
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((40, 20, 80))
+    core = np.concatenate([a, a + near * rng.standard_normal(a.shape)])
+    w = np.eye(80)
+    assert factor(core, w) is not None
+    found = factor_of_product(core, w, 2.0**250)
+    assert (found is not None) == trusted
+    if found is not None:
+        assert found.flags.c_contiguous
+        rows = core.reshape(80, -1)
+        np.testing.assert_allclose(found @ found.T, rows @ rows.T, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 100])
 def test_cholesky(n):
     x = np.random.default_rng(0).standard_normal((n, 2 * n))
@@ -141,7 +165,45 @@ def test_a_core_out_of_range_goes_the_plain_way(scale):
     assert (back - x).norm() <= 1e-2 * x.norm()
 
 
-def test_graded_rows_go_the_plain_way():
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e200])
+def test_what_hides_behind_zeros_comes_to_light(value):
+    """A column of core 4 meets zeros from the right: the kernel leaves it out."""
+    cores = [np.array(core) for core in train(1e-3).cores]
+    cores[5][0] = 0.0
+    want = tt.TTTensor(tuple(cores))
+    cores[4] = cores[4].copy()
+    cores[4][:, :, 0] = value
+    if np.isfinite(value):
+        got, _, _ = round_cores(tuple(cores), eps=1e-2)
+        assert (tt.TTTensor(got) - want).norm() <= 1e-2 * want.norm()
+    else:
+        with pytest.raises(tt.TTValueError, match="core 4 holds NaN or Inf"):
+            round_cores(tuple(cores), eps=1e-2)
+
+
+def test_matrices_are_rounded_by_it_too(monkeypatch):
+    x = train(1e-3)
+    modes = (4, 5)
+    W = tt.TTMatrix(tuple(core.reshape(-1, *modes, core.shape[2]) for core in x.cores))
+    calls = []
+    plain = grams.factor
+    monkeypatch.setattr(grams, "factor", lambda *args: calls.append(args) or plain(*args))
+    got = W.round(eps=1e-2)
+    assert len(calls) == 3
+    assert (got - W).norm() <= 1e-2 * W.norm()
+
+
+def test_few_rows_that_span_the_others_are_found_first(monkeypatch):
+    """By what reads each core once only."""
+    x = tt.random((20,) * 7, 12, rng=0)
+    both = sum((x * c for c in (1.0, 0.5, 2.0, 0.1, 3.0)), start=x)
+    assert Formed(both.cores).is_factored(3, np.eye(both.ranks[4]))
+    monkeypatch.setattr(grams, "factor", None)
+    got = both.round(eps=1e-10)
+    assert got.ranks == x.ranks
+
+
+def test_graded_rows_keep_the_promise():
     """Where one Gram matrix is blind: the small directions count."""
     x = tt.random((20,) * 6, 40, rng=0)
     y = tt.random((20,) * 6, 40, rng=1)

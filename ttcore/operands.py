@@ -117,8 +117,8 @@ class Formed:
         return dispatch.is_grammed(self.cores[k], w, work)
 
     def factored(self, k: int, w: np.ndarray) -> np.ndarray | None:
-        """`rowspace.factor_of_product` of core k and w."""
-        found = factor_of_product(self.cores[k], w)
+        """`rowspace.factor_of_product` of core k, if its rows are ordinary, and w."""
+        found = factor_of_product(self.cores[k], w, math.sqrt(room(self.like)))
         if found is not None:
             self._used[k] = True
         return found

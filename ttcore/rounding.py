@@ -12,7 +12,7 @@ G. Ballard, L. Manning, Parallel Tensor Train Rounding using Gram SVD, IPDPS 202
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, TypeGuard, overload
 
 import numpy as np
 
@@ -198,16 +198,20 @@ def _right_factors(
     factors: dict[int, tuple[Array, int]] = {}
     tail: dict[int, Array] = {}
     basis: dict[int, Array] = {}  # of all bonds from the end on that have one
+    trusted = True  # one Gram matrix a core
     for k in range(last - 1, 0, -1):
         if all_few and (
             right.shape[1] > SKETCHED or (not tail and _is_hopeless(operand, k, right))
         ):
             return None  # as much work as a sketch, or no sign of few
-        if not (all_few or tail) and (found := _factored(operand, k, right)) is not None:
-            right, after = moderate(found)
-            exponent += after
-            factors[k] = right, exponent
-            continue
+        if trusted and not (all_few or tail) and _is_one_call(operand, k, right):
+            found = operand.factored(k, right)
+            if found is not None:
+                right, after = moderate(found)
+                exponent += after
+                factors[k] = right, exponent
+                continue
+            trusted = False  # where one Gram matrix is not enough, the next ones seldom are
         rows = detached(operand.right(k, right))
         r, n, p = rows.shape
         rows, before = moderate(xp.reshape(rows, (r, n * p)))
@@ -225,11 +229,10 @@ def _right_factors(
     return _Right(factors, tail)
 
 
-def _factored(operand: Operand, k: int, right: Array) -> Array | None:
-    """Factor of core k times ``right``, where that is one compiled call and rows are not few."""
-    if not (isinstance(operand, Formed) and operand.is_factored(k, right)):
-        return None
-    return operand.factored(k, right) if _is_hopeless(operand, k, right) else None
+def _is_one_call(operand: Operand, k: int, right: Array) -> TypeGuard[Formed]:
+    """Whether core k times ``right`` is for `Formed.factored`, and few rows do not span it."""
+    formed = isinstance(operand, Formed) and operand.is_factored(k, right)
+    return formed and _is_hopeless(operand, k, right)
 
 
 def _is_hopeless(operand: Operand, k: int, right: Array) -> bool:

@@ -153,16 +153,17 @@ def factor(c: Array, *, by_gram: bool = False) -> Array:
     return astype(found, dtype_name(c.dtype)) if found.shape[1] else c[:, :1]  # all is zero
 
 
-def factor_of_product(core: Array, w: Array) -> np.ndarray | None:
+def factor_of_product(core: Array, w: Array, bound: float) -> np.ndarray | None:
     """`factor` of the rows of a core (r, n, s) times w (s, p), both in double precision.
 
-    The product is not formed. None where one Gram matrix is not enough.
+    The product is not formed. None where one Gram matrix is not enough, or a row's norm is not
+    between 1 / bound and bound.
     """
-    found = dispatch.grams().factor(core, w, SMALLEST, LARGEST)
+    found = dispatch.grams().factor(core, w, 1.0 / bound, bound)
     if found is None:
         return None
     upper, sizes = found
-    return sizes[:, None] * upper.T if _is_trusted(upper.T) else None
+    return np.ascontiguousarray(upper.T) * sizes[:, None] if _is_trusted(upper.T) else None
 
 
 def distortion(m: int, *, by_gram: bool = False) -> float:

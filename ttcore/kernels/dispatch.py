@@ -127,7 +127,7 @@ def ranges() -> Any:
 def is_grammed(core: Array, w: Array, work: int) -> bool:
     """Whether the Gram matrix of a core times w is found by ``grams``, in one call.
 
-    In double precision, as all Gram matrices. ``work``: multiply-adds for the whole train.
+    In double precision, as all Gram matrices. ``work``: multiply-adds of all such products.
     """
     if not (is_native(core) and core.dtype == w.dtype == np.float64 and core.flags.c_contiguous):
         return False

@@ -12,15 +12,16 @@ import numpy as np
 
 from ttcore.kernels.cpu import board as boards
 from ttcore.kernels.cpu.buffers import LINE, aligned_array, fixed, give, take
-from ttcore.kernels.cpu.cache import compiled, reordered
+from ttcore.kernels.cpu.cache import compiled
 from ttcore.kernels.cpu.gemm import gemm, gemm_ahead
 from ttcore.kernels.cpu.pool import usable_cpus
 from ttcore.kernels.cpu.simd import TALL, turn
 from ttcore.kernels.cpu.tall import add_gram
+from ttcore.kernels.cpu.target import vector_bytes
 
 SHARES = 4  # sums of slices, at most
-WIDE = LINE // 8  # rows of a core that are multiplied at a time
-DEEP = 48  # rows of a transposed product that are added up at a time
+WIDE = 2 * vector_bytes() // 8  # rows of a core that are multiplied at a time: two registers
+DEEP = 128  # rows of a transposed product that are added up at a time
 SIDE = 32  # of the blocks of a Cholesky decomposition
 
 Array = np.ndarray[Any, Any]
@@ -32,8 +33,8 @@ def factor(core: Array, w: Array, least: float, most: float) -> tuple[Array, Arr
     Contract
         core, w  float64, any strides; w (s, c)
         result   U (r, r), upper triangular, and the norms of the rows (r,): H H^T is D U^T U D, the
-                 norms being the diagonal D. None where one is not between ``least`` and ``most``,
-                 or the rows depend on each other to rounding
+                 norms being the diagonal D. None where one is not between ``least`` and ``most``;
+                 may be None where the rows nearly depend on each other: U's condition tells
     Cost: n r s c + n c r^2 / 2 multiply-adds, half of the first where w is lower triangular.
     """
     core, w = map(fixed, (core, w))
@@ -197,7 +198,7 @@ def cholesky(gram):
     return True
 
 
-@reordered
+@compiled
 def _subtract(factor, x, y, first):
     """y -= factor x, from an entry on."""
     for j in range(np.uintp(first), np.uintp(len(x))):
