@@ -6,7 +6,7 @@ by factor; its large cores never exist.
 
 import math
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import cached_property, wraps
 from itertools import accumulate
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -113,8 +113,13 @@ class Formed:
 
     def is_factored(self, k: int, w: Array) -> bool:
         """Whether core k times w is for `factored`."""
-        work = sum(math.prod(core.shape) * core.shape[2] for core in self.cores)
-        return dispatch.is_grammed(self.cores[k], w, work)
+        return dispatch.is_grammed(self.cores[k], w) and self._is_heavy
+
+    @cached_property
+    def _is_heavy(self) -> bool:
+        """Whether products with all cores are enough work to load compiled code."""
+        work = sum(math.prod(core.shape) * int(core.shape[2]) for core in self.cores)
+        return bool(work >= dispatch.LONG)
 
     def factored(self, k: int, w: np.ndarray) -> np.ndarray | None:
         """`rowspace.factor_of_product` of core k, if its rows are ordinary, and w."""

@@ -40,7 +40,7 @@ NARROW = 256  # and the most columns: beyond, BLAS cuts the columns into blocks 
 LARGE = 2**17  # entries of a tall matrix from which the compiled passes are used
 HEAVY = 2**21  # multiply-adds of a step between two interfaces from which it is compiled, while
 CACHED = 2**16  # entries of an interface are at most so many: it is read for each slice of a mode
-LONG = 2**25  # multiply-adds with random trains, in all, from which they are one compiled call
+LONG = 2**25  # multiply-adds with all cores of a train from which compiled code is loaded
 HIGH, HIGHEST = 64, 512  # rows of which a Gram matrix is compiled
 SLIM, SMALL = 64, 2**16  # columns and entries, at most, whose QR decomposition is compiled
 COMPILED = {np.dtype(np.float32), np.dtype(np.float64)}
@@ -124,16 +124,15 @@ def ranges() -> Any:
     return compiled_ranges
 
 
-def is_grammed(core: Array, w: Array, work: int) -> bool:
+def is_grammed(core: Array, w: Array) -> bool:
     """Whether the Gram matrix of a core times w is found by ``grams``, in one call.
 
-    In double precision, as all Gram matrices. ``work``: multiply-adds of all such products.
+    In double precision, as all Gram matrices.
     """
     if not (is_native(core) and core.dtype == w.dtype == np.float64 and core.flags.c_contiguous):
         return False
     r, n, _ = core.shape
-    heavy = work >= LONG and core.size * w.shape[1] >= HEAVY
-    return heavy and HIGH <= r <= HIGHEST and n * w.shape[1] > r
+    return core.size * w.shape[1] >= HEAVY and HIGH <= r <= HIGHEST and n * w.shape[1] > r
 
 
 def grams() -> Any:
