@@ -3,6 +3,8 @@
 One compiled call, in which no threads of BLAS wake. A few rows of a slice of the mode are
 transposed and multiplied in the cache while the next ones come from memory, and what a slice gives
 is added up at once. Leading zeros of a column, as a triangular factor has them, are left out.
+
+What it is for, and when one Gram matrix is enough: ``ttcore.rowspace``.
 """
 
 import math

@@ -3,7 +3,8 @@
 One compiled call a core, in which no threads of BLAS wake: once awake they spin beside ours for a
 tenth of a second. The core is read once, by blocks of columns that are multiplied in the cache
 while the next ones come from memory.
-The same for any other operand: ``ttcore.sketching``.
+
+The same for any other operand, and the source: ``ttcore.sketching``.
 """
 
 import math

@@ -2,6 +2,8 @@
 
 LAPACK's, of a few dozen columns, wakes threads of BLAS for each of its steps. Here the columns lie
 along registers, and a reflection is applied to four of them at a time.
+
+Source: A. S. Householder, Unitary triangularization of a nonsymmetric matrix, J. ACM 5(4), 1958.
 """
 
 import math
