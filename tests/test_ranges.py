@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import ttcore as tt
 from ttcore import sketching
 from ttcore.kernels import dispatch
-from ttcore.kernels.cpu import pool, ranges, reflections
+from ttcore.kernels.cpu import pool, ranges, reflections, slices
 from ttcore.operands import Formed
 
 DTYPES = [np.float32, np.float64]
@@ -73,7 +73,7 @@ def test_equals_numpy(dtype, m, r, n, s, size):
 def test_a_core_of_several_blocks_and_any_strides():
     t, core, w = operands(9, 300, 3, 200, 10, np.float64)
     want = found(t, core, w)
-    assert 2 * ranges.BLOCK < 300 * 200
+    assert 2 * slices.BLOCK < 300 * 200
     check(t, core, w, 10, want)
     strided = [np.asfortranarray(x) for x in (t, core, w)]
     for x in strided:

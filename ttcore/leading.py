@@ -94,6 +94,15 @@ def _by_sketch(x: np.ndarray, size: int, budget: float, cap: float) -> Leading |
     q, _ = qr(x @ combinations(x.shape[1], size, is_complex(x)).astype(x.dtype, copy=False))
     inside = adjoint(q) @ x
     rest = float(np.linalg.norm(x - q @ inside))
+    found = within(inside, rest, budget, cap)
+    return found and Leading(q @ found.vectors, found.missed)
+
+
+def within(inside: np.ndarray, rest: float, budget: float, cap: float) -> Leading | None:
+    """`leading` of a matrix of which ``inside`` is what lies in a space, and ``rest`` is outside.
+
+    In the coordinates of that space; None where it may hold other vectors than the whole matrix.
+    """
     if rest > budget:
         return None
     vectors, values, _ = svd(inside)
@@ -104,4 +113,4 @@ def _by_sketch(x: np.ndarray, size: int, budget: float, cap: float) -> Leading |
         certain = rank == 1 or fewer > budget
     else:
         certain = rest <= NEGLIGIBLE * missed
-    return Leading(q @ vectors[:, :rank], missed) if certain else None
+    return Leading(vectors[:, :rank], missed) if certain else None

@@ -15,7 +15,9 @@ import numpy as np
 from ttcore.algebra import modes_of
 from ttcore.arrays import common, default_device_like, namespace, rounding_unit
 from ttcore.cores import ranks_of
+from ttcore.factorisations import combinations
 from ttcore.kernels import dispatch
+from ttcore.leading import SHARE
 from ttcore.orthogonal import times_left, times_right
 from ttcore.rowspace import factor_of_product
 from ttcore.scaling import (
@@ -113,10 +115,10 @@ class Formed:
 
     def is_factored(self, k: int, w: Array) -> bool:
         """Whether core k times w is for `factored`."""
-        return dispatch.is_grammed(self.cores[k], w) and self._is_heavy
+        return dispatch.is_grammed(self.cores[k], w) and self.is_heavy
 
     @cached_property
-    def _is_heavy(self) -> bool:
+    def is_heavy(self) -> bool:
         """Whether products with all cores are enough work to load compiled code."""
         work = sum(math.prod(core.shape) * int(core.shape[2]) for core in self.cores)
         return bool(work >= dispatch.LONG)
@@ -135,6 +137,25 @@ class Formed:
             return None
         level = noise(size, rounding_unit(w))
         found = dispatch.ranges().found(t, self.cores[k], w, probes, level, room(self.like))
+        if found is not None:
+            self._used[k] = True
+        return found
+
+    def is_cut(self, k: int, t: Array, w: Array, size: int) -> bool:
+        """Whether `cut` is for t times core k, and w: for few random combinations of columns."""
+        core, sides = self.cores[k], (t.shape[0] * self.modes[k], w.shape[1])
+        if self._seen[k] or not (dispatch.is_native(core) and self.is_heavy):
+            return False
+        return SHARE * size < min(sides) and all(dispatch.is_ranged(m, size) for m in sides)
+
+    def cut(self, k: int, t: np.ndarray, w: np.ndarray, size: int) -> Any:
+        """What ``kernels.cpu.cuts`` finds of t times core k, and w; None where it is not to.
+
+        By so many random combinations of columns.
+        """
+        core = self.cores[k]
+        randoms = combinations(w.shape[1], size, complex_=False).astype(core.dtype, copy=False)
+        found = dispatch.cuts().found(t, core, w, randoms, room(self.like))
         if found is not None:
             self._used[k] = True
         return found

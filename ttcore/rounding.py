@@ -25,8 +25,9 @@ from ttcore.arrays import (
 )
 from ttcore.cores import ranks_of
 from ttcore.errors import TTValueError
-from ttcore.leading import leading
-from ttcore.operands import Formed, Operand, beginning_again, first_core
+from ttcore.leading import FIRST as SKETCH
+from ttcore.leading import leading, within
+from ttcore.operands import Formed, Operand, beginning_again, edge, first_core
 from ttcore.orthogonal import reversed_cores, times_left
 from ttcore.rowspace import distortion, factor, of_few, spans_more
 from ttcore.scaling import absorb, ldexp, moderate
@@ -124,7 +125,8 @@ def round_operand(
     loose = d if center is None else center + 1  # cores from here on are orthonormal
     by_gram = method == "gram"
     right = _right_factors(operand, loose, by_gram=by_gram)
-    distorted = sum(distortion(rank, by_gram=by_gram) for rank in operand.ranks[1:loose])
+    gram = by_gram or (isinstance(operand, Formed) and operand.is_heavy)  # whatever the rank
+    distorted = sum(distortion(rank, by_gram=gram) for rank in operand.ranks[1:loose])
     trust = 1.0 - min(0.5, distorted)
     return _truncated(
         operand, right, trust * per_bond(eps, d), trust * per_bond(atol, d), caps, method
@@ -141,6 +143,37 @@ def _round_redundant(operand: Operand, eps: float, caps: Any, atol: float) -> Ro
     return _truncated(operand, right, per_bond(eps, d), per_bond(atol, d), caps, "randomized")
 
 
+class _Cut(NamedTuple):
+    """Orthonormal columns, what they miss, and their adjoint times the rows left of the bond."""
+
+    vectors: Array
+    missed: float
+    t: Array
+
+
+def _is_cut(operand: Operand, right: _Right, k: int, t: Array, columns: int) -> TypeGuard[Formed]:
+    """Whether t times core k, behind which the operand's own core comes, is cut in one call."""
+    if k == 0 or k + 1 in right.tail or k + 1 not in right.factors:
+        return False
+    return isinstance(operand, Formed) and operand.is_cut(k, t, right.factors[k + 1][0], columns)
+
+
+def _in_one_call(
+    operand: Formed, k: int, t: Array, w: Array, columns: int, budget: float, cap: float
+) -> _Cut | None:
+    """Of t times core k, by its product with w; None if so many combinations do not suffice."""
+    found = operand.cut(k, t, w, columns)
+    if found is None:
+        return None
+    q, back, inside, size, rest = found
+    least = noise(min(q.shape[0], w.shape[1]), rounding_unit(w)) * size
+    inner = within(inside, rest, max(budget, least), cap)
+    if inner is None:
+        return None
+    vectors = inner.vectors.astype(q.dtype, copy=False)
+    return _Cut(q @ vectors, inner.missed, vectors.T @ back)
+
+
 def _truncated(
     operand: Operand, right: _Right, eps: float, atol: float, caps: Any, method: str
 ) -> Rounded:
@@ -153,28 +186,48 @@ def _truncated(
     d = len(operand.modes)
     done: list[Array] = []
     lost: list[tuple[float, int]] = []
-    left, exponent = first_core(operand)
+    t, exponent = edge(operand.like), 0
     size, origin, budget = 0.0, 0, 0.0  # norm = size * 2**origin
-    for k in range(d - 1):
-        r, n, s = left.shape
-        rows = xp.reshape(left, (r * n, s))
-        w, shift = right.factors.get(k + 1, (None, 0))
-        # both factors are near unit size, the product need not be: its squares must not vanish
-        seen, small = moderate(detached(rows) if w is None else detached(rows) @ w)
-        now = exponent + shift + small
+    columns = SKETCH
+
+    def product(k: int) -> tuple[Array, int]:
         if k == 0:
-            size, origin = float(xp.linalg.vector_norm(seen)), now
-            budget = max(eps * size, ldexp(atol, -origin))
-            budget = min(budget, 2.0 * size)  # more than all there is
-        found = leading(seen, ldexp(budget, origin - now), caps[k], f"the unfolding at bond {k}")
-        lost.append((found.missed, now))
-        done.append(xp.reshape(found.vectors, (r, n, found.vectors.shape[1])))
-        if k + 1 in right.tail:
-            left, step = moderate(times_left(adjoint(found.vectors) @ seen, right.tail[k + 1]))
-            exponent = now + step
-        else:
-            left, step = moderate(operand.left(k + 1, adjoint(found.vectors) @ rows))
+            return first_core(operand)
+        return moderate(times_left(t, right.tail[k]) if k in right.tail else operand.left(k, t))
+
+    for k in range(d - 1):
+        w, shift = right.factors.get(k + 1, (None, 0))
+        cut = None
+        if _is_cut(operand, right, k, t, columns):
+            t, step = moderate(t)
             exponent += step
+            now = exponent + shift
+            cut = _in_one_call(operand, k, t, w, columns, ldexp(budget, origin - now), caps[k])
+            columns *= 1 if cut else 2
+        if cut is None:
+            left, step = product(k)
+            r, n, s = left.shape
+            rows = xp.reshape(left, (r * n, s))
+            # both factors are near unit size, the product need not be: its squares must not vanish
+            seen, small = moderate(detached(rows) if w is None else detached(rows) @ w)
+            exponent += step
+            now = exponent + shift + small
+            if k == 0:
+                size, origin = float(xp.linalg.vector_norm(seen)), now
+                budget = max(eps * size, ldexp(atol, -origin))
+                budget = min(budget, 2.0 * size)  # more than all there is
+            found = leading(
+                seen, ldexp(budget, origin - now), caps[k], f"the unfolding at bond {k}"
+            )
+            if k + 1 in right.tail:
+                exponent, rows = now, seen
+            cut = _Cut(*found, adjoint(found.vectors) @ rows)
+        lost.append((cut.missed, now))
+        rank = cut.vectors.shape[1]
+        done.append(xp.reshape(cut.vectors, (t.shape[0], operand.modes[k], rank)))
+        t = cut.t
+    left, step = product(d - 1)
+    exponent += step
     rounded, new_center = absorb([*done, left], exponent, d - 1)
     error = math.hypot(*(ldexp(tail, now - origin) for tail, now in lost)) / size if size else 0.0
     discarded = tuple(ldexp(tail, now) for tail, now in lost)

@@ -19,6 +19,7 @@ from ttcore.typing import Array
 
 __all__ = [
     "chain",
+    "cuts",
     "direct",
     "gather",
     "grams",
@@ -41,7 +42,7 @@ LARGE = 2**17  # entries of a tall matrix from which the compiled passes are use
 HEAVY = 2**21  # multiply-adds of a step between two interfaces from which it is compiled, while
 CACHED = 2**16  # entries of an interface are at most so many: it is read for each slice of a mode
 LONG = 2**25  # multiply-adds with all cores of a train from which compiled code is loaded
-HIGH, HIGHEST = 64, 512  # rows of which a Gram matrix is compiled
+HIGHEST = 512  # rows of which a Gram matrix is compiled
 SLIM, SMALL = 64, 2**16  # columns and entries, at most, whose QR decomposition is compiled
 COMPILED = {np.dtype(np.float32), np.dtype(np.float64)}
 
@@ -58,6 +59,13 @@ def chain(compiled: bool) -> Any:
     from ttcore.kernels.cpu import chain as compiled_chain
 
     return compiled_chain
+
+
+def cuts() -> Any:
+    """The compiled module ``cuts``."""
+    from ttcore.kernels.cpu import cuts as compiled_cuts
+
+    return compiled_cuts
 
 
 def direct() -> Any:
@@ -110,9 +118,9 @@ def sketches() -> Any:
 
 
 def is_ranged(rows: int, columns: int) -> bool:
-    """Whether orthonormal columns for such a matrix, once sketched, are found by ``ranges``.
+    """Whether orthonormal columns for a matrix, sketched, are found by ``ranges`` and ``cuts``.
 
-    Its own QR decomposition keeps to one thread, and to the cache.
+    Their own QR decomposition keeps to one thread, and to the cache.
     """
     return columns <= SLIM and columns < rows and rows * columns <= SMALL
 
@@ -132,7 +140,7 @@ def is_grammed(core: Array, w: Array) -> bool:
     if not (is_native(core) and core.dtype == w.dtype == np.float64 and core.flags.c_contiguous):
         return False
     r, n, _ = core.shape
-    return core.size * w.shape[1] >= HEAVY and HIGH <= r <= HIGHEST and n * w.shape[1] > r
+    return core.size * w.shape[1] >= HEAVY and r <= HIGHEST and n * w.shape[1] > r
 
 
 def grams() -> Any:

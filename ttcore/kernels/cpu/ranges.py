@@ -13,15 +13,20 @@ from typing import Any
 import numpy as np
 
 from ttcore.kernels.cpu import board as boards
-from ttcore.kernels.cpu.buffers import LINE, aligned_array, fixed, give, take
+from ttcore.kernels.cpu.buffers import aligned_array, fixed, give, take
 from ttcore.kernels.cpu.cache import compiled, reordered
-from ttcore.kernels.cpu.gemm import gemm, gemm_ahead, strip
+from ttcore.kernels.cpu.gemm import gemm
 from ttcore.kernels.cpu.pool import usable_cpus
 from ttcore.kernels.cpu.reflections import qr
 from ttcore.kernels.cpu.simd import entry_bytes
+from ttcore.kernels.cpu.slices import (
+    COLUMNS,
+    block_entries,
+    multiply,
+    multiply_basis,
+    sum_of_squares,
+)
 
-BLOCK = 2**14  # entries of a core that are multiplied at a time, about
-COLUMNS = 16  # of the way back in a share
 FAR = 16  # binary digits by which a norm may differ from 1
 FORTH, BACK = range(2)  # steps on the board
 
@@ -53,7 +58,7 @@ def found(
     q = np.empty((m * n, size), dtype)
     back = np.empty((size, s), dtype)
     squares = np.empty(n)
-    entries = r * max(LINE // dtype.itemsize, BLOCK // r)
+    entries = block_entries(r, dtype)
     rest = t, core, w, left, seen, squares, q, back
     shares = max(n, -(-s // COLUMNS))
     block = aligned_array(entries, dtype)
@@ -108,88 +113,22 @@ def _take_shares(zero, board, t, core, w, left, seen, squares, q, back, block):
     share = boards.take(board)
     while share >= 0:
         if board[boards.STEP] == FORTH:
-            then = boards.peek(board)
-            _multiply_slice(zero, share, then, t, core, w, left, seen, block)
-            m, (_, n, s) = len(t), core.shape
-            squares[share] = 0.0
-            for row in range(m):
-                squares[share] += _square(left, (row * n + share) * s, s)
+            squares[share] = multiply(zero, share, board, t, core, left, block)
+            (m, (_, n, s)), width, size = (len(t), core.shape), w.shape[1], entry_bytes(zero)
+            gemm(
+                zero, m, width, s, np.uintp(left.ctypes.data + share * s * size), n * s, 1,
+                np.uintp(w.ctypes.data), width,
+                np.uintp(seen.ctypes.data + share * width * size), n * width, False,
+            )  # fmt: skip
         else:
-            _multiply_back(zero, share * COLUMNS, left, q, back)
+            multiply_basis(zero, share * COLUMNS, q, left, core.shape[2], back)
         share = boards.take(board)
-
-
-@compiled
-def _multiply_slice(zero, i, then, t, core, w, left, seen, block):
-    """Rows (m, i) of the left, and their products with the random vectors.
-
-    The slice ``then`` is probably next; -1: none.
-
-    Some columns of the core are copied and multiplied at a time.
-    """
-    size = entry_bytes(zero)
-    (m, r), (_, n, s), width = t.shape, core.shape, w.shape[1]
-    flat, place, pitch = core.reshape(core.size), np.uintp(block.ctypes.data), n * s
-    here = np.uintp(left.ctypes.data + i * s * size)
-    columns = _columns(len(block) // r, s, LINE // size)
-    for first in range(0, s, columns):
-        wide = min(columns, s - first)
-        for row in range(r):
-            at, to = np.uintp(row * pitch + i * s + first), np.uintp(row * wide)
-            for column in range(np.uintp(wide)):
-                block[to + column] = flat[at + column]
-        behind = i * s + first + wide if first + wide < s else then * s
-        ahead = np.uintp(core.ctypes.data + behind * size)
-        lines, asked = wide * size // LINE + 1, 0
-        row = 0
-        while row < m:
-            x = np.uintp(t.ctypes.data + row * r * size)
-            z = np.uintp(here + (row * pitch + first) * size)
-            high = strip(m - row)
-            if behind >= 0 and asked < r * lines:
-                asked += gemm_ahead(
-                    zero, high, wide, r, x, r, 1, place, wide, z, pitch, False, ahead, asked, lines,
-                    pitch * size - lines * LINE,
-                )  # fmt: skip
-            else:
-                gemm(zero, high, wide, r, x, r, 1, place, wide, z, pitch, False)
-            row += high
-    gemm(
-        zero, m, width, s, here, pitch, 1, np.uintp(w.ctypes.data), width,
-        np.uintp(seen.ctypes.data + i * width * size), n * width, False,
-    )  # fmt: skip
-
-
-@compiled
-def _multiply_back(zero, first, left, q, back):
-    """Columns of Q^T times the left, from the first on."""
-    size, (rows, count), s = entry_bytes(zero), q.shape, back.shape[1]
-    gemm(
-        zero, count, min(COLUMNS, s - first), rows, np.uintp(q.ctypes.data), 1, count,
-        np.uintp(left.ctypes.data + first * size), s,
-        np.uintp(back.ctypes.data + first * size), s, False,
-    )  # fmt: skip
-
-
-@compiled
-def _columns(most, s, line):
-    """How many of s columns are copied at a time: in equal pieces, as long as some lines."""
-    pieces = -(-s // (most // line * line))
-    return -(-s // (pieces * line)) * line
-
-
-@reordered
-def _square(x, first, count):
-    total = 0.0
-    for i in range(np.uintp(first), np.uintp(first + count)):
-        total += np.float64(x[i]) * np.float64(x[i])
-    return total
 
 
 @compiled
 def _moderate(x):
     """The exponent of the power of two that entries were divided by; 0 where the norm is near 1."""
-    square = _square(x, 0, x.size)
+    square = sum_of_squares(x, 1, 0, x.size, 0)
     near = square > 0.0 and abs(math.frexp(math.sqrt(square))[1]) <= FAR
     if near or not square < math.inf:
         return 0
