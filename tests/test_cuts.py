@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import ttcore as tt
 from ttcore.kernels.cpu import cuts, pool
+from ttcore.leading import within
 from ttcore.operands import Formed
 from ttcore.rounding import round_cores
 
@@ -204,6 +205,88 @@ def test_cores_of_any_size(shift, widths):
     assert (back - x).norm() == pytest.approx(info.error * x.norm(), rel=1e-6)
 
 
+def test_the_first_bond_tells_what_may_be_missed(widths):
+    """It is cut the plain way, however many rows there are."""
+    rng = np.random.default_rng(0)
+    shapes = (1, 100, 90), (90, 120, 90), (90, 120, 90), (90, 100, 1)
+    cores = [rng.standard_normal(shape) * 0.7 ** np.arange(shape[2]) for shape in shapes]
+    cores[0] = np.tensordot(cores[0][:, :, :12], rng.standard_normal((12, 90)), 1)  # no tail here
+    x = tt.TTTensor(tuple(cores))
+    assert Formed(x.cores).is_cut(0, np.eye(1), np.eye(90), 24)
+    got, info = x.round(eps=1e-3, full_output=True)
+    assert widths
+    assert 1e-4 * x.norm() < (got - x).norm() <= 1e-3 * x.norm()
+    assert info.error == pytest.approx((got - x).norm() / x.norm(), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("above", [2.0, 20.0])
+def test_what_is_more_than_noise_is_kept(dtype, above, widths, monkeypatch):
+    """Without a tolerance; of 90 rows and more, whose noise is 2 sqrt(90) u."""
+    x = train(12, above * 2 * np.sqrt(90) * np.finfo(dtype).eps, np.float64).astype(dtype)
+    got = x.round()
+    assert widths
+    monkeypatch.setattr(Formed, "is_cut", lambda *_: False)
+    assert got.ranks == x.round().ranks
+    assert max(got.ranks) > 12
+
+
+@pytest.mark.parametrize(
+    ("budget", "cap", "rank"),
+    [
+        (0.2, 9, 2),  # the third value fits beside the rest
+        (0.105, 9, None),  # it does not, but it alone would: the whole may need only two
+        (0.09, 9, 3),
+        (0.01, 9, None),  # the rest is too much
+        (0.2, 1, 1),  # a cap, and the rest is little beside what it leaves
+        (0.04, 2, None),  # beside what this one leaves, it is not
+    ],
+)
+def test_a_range_is_enough_where_no_fewer_vectors_can_do(budget, cap, rank):
+    """Values 1, 1/2, 1/10 and a rest of 1/20; of 2e-4 where a cap counts."""
+    rest = 2e-4 if cap < 9 else 0.05
+    found = within(np.diag([1.0, 0.5, 0.1]), rest, budget, cap)
+    assert (found.vectors.shape[1] if found else None) == rank
+    if found:
+        tail = np.array([1.0, 0.5, 0.1, rest])[[*range(rank, 4)]]
+        assert found.missed == pytest.approx(np.linalg.norm(tail))
+
+
+@pytest.mark.parametrize("cap", [np.inf, 5])
+def test_no_more_vectors_than_an_svd_takes_and_none_worse(cap, widths, monkeypatch):
+    """Of values that fall slowly, where those of the range are smaller than the true ones."""
+    rng = np.random.default_rng(3)
+    for eps in (0.5, 0.3, 0.2, 0.1):
+        cores = [np.array(core) for core in tt.random((20,) * 6, 100, rng=rng).cores]
+        x = tt.TTTensor(tuple(core * 0.9 ** np.arange(core.shape[2]) for core in cores))
+        widths.clear()
+        with monkeypatch.context() as patched:
+            got, info = x.round(eps=eps, max_rank=min(cap, 100), full_output=True)
+            assert widths
+            patched.setattr(Formed, "is_cut", lambda *_: False)
+            want, expected = x.round(eps=eps, max_rank=min(cap, 100), full_output=True)
+        assert got.ranks == want.ranks
+        assert info.error <= (1 + 1e-5) * expected.error
+
+
+def test_complex_trains_go_the_plain_way(widths):
+    x = train(12, 1e-3)
+    z = x + 1j * tt.random(x.shape, 3, rng=5) * 1e-4
+    assert Formed(z.cores).is_heavy
+    got = z.round(eps=1e-2)
+    assert not widths
+    assert (got - z).norm() <= 1e-2 * z.norm()
+
+
+def test_cores_may_drift_far_from_one_together(widths):
+    """So far that the squares of their product would leave the range."""
+    x = train(12, 1e-3, d=9)
+    cores = tuple(np.ldexp(core, 100) for core in x.cores[:-1])
+    got, info, _ = round_cores((*cores, np.ldexp(x.cores[-1], -800)), eps=1e-2)
+    assert widths == [24] * 6
+    assert (tt.TTTensor(tuple(got)) - x).norm() == pytest.approx(info.error * x.norm(), rel=1e-6)
+
+
 @pytest.mark.parametrize("cap", [4, 7, 12, 20])
 @pytest.mark.parametrize("eps", [0.0, 1e-6, 1e-1])
 def test_caps_are_kept_and_used(cap, eps, widths, monkeypatch):
@@ -219,13 +302,14 @@ def test_caps_are_kept_and_used(cap, eps, widths, monkeypatch):
 
 @pytest.mark.parametrize("decay", [0.2, 0.5, 0.8])
 @pytest.mark.parametrize("eps", [1e-1, 1e-4, 1e-8, 1e-12])
-def test_the_promise_is_kept_where_values_decay(decay, eps):
+def test_the_promise_is_kept_where_values_decay(decay, eps, widths):
     """No value stands out: what the combinations leave decides about ranks."""
-    x = tt.random((20,) * 6, 90, rng=0)
+    x = tt.random((20,) * 6, 100, rng=0)
     cores = [core * decay ** np.arange(core.shape[2]) for core in x.cores]
     x = tt.TTTensor(tuple(cores))
     got, info = x.round(eps=eps, full_output=True)
     error = (got - x).norm() / x.norm()
+    assert widths or 20 * max(got.ranks) <= 72  # rows enough for a sketch of 24
     assert error <= eps
     assert info.error == pytest.approx(error, rel=1e-3, abs=1e-14)
 

@@ -18,7 +18,7 @@ from ttcore.factorisations import LONG, check_finite, combinations, qr, svd
 from ttcore.truncation import choose_rank, noise
 from ttcore.typing import Array
 
-FIRST = 24  # width of the first sketch
+WIDTH = 24  # of the first sketch
 SHARE = 3  # a sketch is at most this part of the whole SVD
 NEGLIGIBLE = 1e-3  # of an error, seen in its square
 
@@ -51,10 +51,10 @@ def leading(x: Array, budget: float, cap: float, what: str) -> Leading:
     """
     x = detached(x)
     k = min(x.shape)
-    if isinstance(x, np.ndarray) and k > SHARE * FIRST:
+    if isinstance(x, np.ndarray) and k > SHARE * WIDTH:
         check_finite(x, what)
         least = noise(k, rounding_unit(x)) * float(np.linalg.norm(x))
-        size = FIRST
+        size = WIDTH
         while SHARE * size < k:
             if found := _by_sketch(x, size, max(budget, least), cap):
                 return found

@@ -142,23 +142,20 @@ class Formed:
         return found
 
     def is_cut(self, k: int, t: Array, w: Array, size: int) -> bool:
-        """Whether `cut` is for t times core k, and w: for few random combinations of columns."""
+        """Whether `cut` is for t times core k, and w: for few combinations beside both sides."""
         core, sides = self.cores[k], (t.shape[0] * self.modes[k], w.shape[1])
         if self._seen[k] or not (dispatch.is_native(core) and self.is_heavy):
             return False
         return SHARE * size < min(sides) and all(dispatch.is_ranged(m, size) for m in sides)
 
     def cut(self, k: int, t: np.ndarray, w: np.ndarray, size: int) -> Any:
-        """What ``kernels.cpu.cuts`` finds of t times core k, and w; None where it is not to.
+        """What ``kernels.cpu.cuts`` finds of t times core k times w; None if out of range.
 
         By so many random combinations of columns.
         """
         core = self.cores[k]
         randoms = combinations(w.shape[1], size, complex_=False).astype(core.dtype, copy=False)
-        found = dispatch.cuts().found(t, core, w, randoms, room(self.like))
-        if found is not None:
-            self._used[k] = True
-        return found
+        return dispatch.cuts().found(t, core, w, randoms, room(self.like))
 
     def _product(self, k: int, times: Callable[[Array], Array]) -> Array:
         core = self.cores[k]
@@ -231,7 +228,7 @@ class Sum:
             found = pieces @ xp.reshape(xp.stack(site), (len(site), r, n * s))
             found = xp.permute_dims(xp.reshape(found, (len(site), q, n, s)), (1, 2, 0, 3))
             return xp.reshape(found, (q, n, len(site) * s))
-        pieces = [t] * len(site) if k == 0 else _cut(t, 1, [core.shape[0] for core in site])
+        pieces = [t] * len(site) if k == 0 else _split(t, 1, [core.shape[0] for core in site])
         parts = [times_left(piece, core) for piece, core in zip(pieces, site, strict=True)]
         return sum(parts[1:], parts[0]) if k == len(self.sites) - 1 else xp.concat(parts, axis=2)
 
@@ -244,7 +241,7 @@ class Sum:
             found = stacked @ xp.reshape(w, (len(site), s, w.shape[1]))
             return xp.reshape(found, (len(site) * r, n, w.shape[1]))
         last = k == len(self.sites) - 1
-        pieces = [w] * len(site) if last else _cut(w, 0, [core.shape[2] for core in site])
+        pieces = [w] * len(site) if last else _split(w, 0, [core.shape[2] for core in site])
         parts = [times_right(core, piece) for core, piece in zip(site, pieces, strict=True)]
         return sum(parts[1:], parts[0]) if k == 0 else xp.concat(parts, axis=0)
 
@@ -253,7 +250,7 @@ class Sum:
         return 0 < k < len(self.sites) - 1 and len({core.shape for core in self.sites[k]}) == 1
 
 
-def _cut(x: Array, axis: int, sizes: Sequence[int]) -> list[Array]:
+def _split(x: Array, axis: int, sizes: Sequence[int]) -> list[Array]:
     """The matrix x cut along an axis into pieces of the given sizes."""
     slices = [slice(end - size, end) for end, size in zip(accumulate(sizes), sizes, strict=True)]
     return [x[part, :] if axis == 0 else x[:, part] for part in slices]

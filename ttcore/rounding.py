@@ -25,8 +25,7 @@ from ttcore.arrays import (
 )
 from ttcore.cores import ranks_of
 from ttcore.errors import TTValueError
-from ttcore.leading import FIRST as SKETCH
-from ttcore.leading import leading, within
+from ttcore.leading import WIDTH, leading, within
 from ttcore.operands import Formed, Operand, beginning_again, edge, first_core
 from ttcore.orthogonal import reversed_cores, times_left
 from ttcore.rowspace import distortion, factor, of_few, spans_more
@@ -125,8 +124,9 @@ def round_operand(
     loose = d if center is None else center + 1  # cores from here on are orthonormal
     by_gram = method == "gram"
     right = _right_factors(operand, loose, by_gram=by_gram)
-    gram = by_gram or (isinstance(operand, Formed) and operand.is_heavy)  # whatever the rank
-    distorted = sum(distortion(rank, by_gram=gram) for rank in operand.ranks[1:loose])
+    # compiled Gram matrices are of few rows too
+    at_most = by_gram or (isinstance(operand, Formed) and operand.is_heavy)
+    distorted = sum(distortion(rank, by_gram=at_most) for rank in operand.ranks[1:loose])
     trust = 1.0 - min(0.5, distorted)
     return _truncated(
         operand, right, trust * per_bond(eps, d), trust * per_bond(atol, d), caps, method
@@ -152,7 +152,10 @@ class _Cut(NamedTuple):
 
 
 def _is_cut(operand: Operand, right: _Right, k: int, t: Array, columns: int) -> TypeGuard[Formed]:
-    """Whether t times core k, behind which the operand's own core comes, is cut in one call."""
+    """Whether t times core k is cut in one call: behind a factor, and before a core to go on with.
+
+    Not the first core: its norm tells what may be missed.
+    """
     if k == 0 or k + 1 in right.tail or k + 1 not in right.factors:
         return False
     return isinstance(operand, Formed) and operand.is_cut(k, t, right.factors[k + 1][0], columns)
@@ -161,7 +164,7 @@ def _is_cut(operand: Operand, right: _Right, k: int, t: Array, columns: int) -> 
 def _in_one_call(
     operand: Formed, k: int, t: Array, w: Array, columns: int, budget: float, cap: float
 ) -> _Cut | None:
-    """Of t times core k, by its product with w; None if so many combinations do not suffice."""
+    """The leading vectors of t times core k times w; None if so many combinations do not do."""
     found = operand.cut(k, t, w, columns)
     if found is None:
         return None
@@ -188,7 +191,7 @@ def _truncated(
     lost: list[tuple[float, int]] = []
     t, exponent = edge(operand.like), 0
     size, origin, budget = 0.0, 0, 0.0  # norm = size * 2**origin
-    columns = SKETCH
+    columns = WIDTH  # of a sketch in one call
 
     def product(k: int) -> tuple[Array, int]:
         if k == 0:

@@ -42,7 +42,7 @@ LARGE = 2**17  # entries of a tall matrix from which the compiled passes are use
 HEAVY = 2**21  # multiply-adds of a step between two interfaces from which it is compiled, while
 CACHED = 2**16  # entries of an interface are at most so many: it is read for each slice of a mode
 LONG = 2**25  # multiply-adds with all cores of a train from which compiled code is loaded
-HIGHEST = 512  # rows of which a Gram matrix is compiled
+HIGHEST = 512  # rows, at most, of which a Gram matrix is compiled
 SLIM, SMALL = 64, 2**16  # columns and entries, at most, whose QR decomposition is compiled
 COMPILED = {np.dtype(np.float32), np.dtype(np.float64)}
 

@@ -58,7 +58,7 @@ def found(
         np.empty((size, size)),
     )
     starts, squares = np.empty(-(-c // COLUMNS), np.int64), np.empty((2, max(n, -(-c // COLUMNS))))
-    rest = (
+    shared = (
         t, core, w, randoms, starts, left, x.reshape(m * n, c), seen.reshape(m * n, size),
         squares, q, back, inside.reshape(size, c),
     )  # fmt: skip
@@ -66,8 +66,8 @@ def found(
     block = aligned_array(entries, dtype)
     norm, missed = boards.together(
         (__name__, dtype),
-        lambda board: _find(zero, board, *rest, block, root, room),
-        lambda board: _help(zero, board, *rest, aligned_array(entries, dtype)),
+        lambda board: _find(zero, board, *shared, block, root, room),
+        lambda board: _help(zero, board, *shared, aligned_array(entries, dtype)),
         min(usable_cpus(), max(n, -(-c // COLUMNS))) - 1,
     )
     give(scratch)
@@ -83,9 +83,11 @@ def _find(
 
     Contract
         starts   of strips of columns of w: the first row that is not of zeros
-        left     (m n s,): t G; x (m n, c), then what Q misses of it; seen (m n, size): combinations
+        left     (m n s,): t G; x (m n, c), then what Q misses of it, at last anything; seen
+                 (m n, size): combinations
         squares  (2, shares): of ``left`` and ``x``, slice by slice, then what is missed
         inside   (size, c): - Q^T X
+        root     (size, size): upper triangular, L^T at last
         block    what each thread has of its own
     """
     _find_starts(w, starts)
