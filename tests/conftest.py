@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -31,6 +32,23 @@ def pytest_collection_modifyitems(items):
         code = inspect.getsource(item.function) if hasattr(item, "function") else ""
         if "adapters" in item.path.parts or re.search(r"torch|jax", item.name + code):
             item.add_marker("adapters")
+
+
+@pytest.fixture
+def same_bits(monkeypatch):
+    """Asserts that a call gives the same arrays by one worker of a kernel and, often, by four."""
+    from ttcore.kernels.cpu import pool
+
+    def check(kernel, call):
+        monkeypatch.setattr(kernel, "usable_cpus", lambda: 1)
+        want = call()
+        monkeypatch.setattr(kernel, "usable_cpus", lambda: 4)
+        monkeypatch.setattr(pool, "usable_cpus", lambda: 4)
+        for _ in range(5):
+            for a, b in zip(call(), want, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+    return check
 
 
 if os.environ.get("TTCORE_NOTHING_MISSING"):

@@ -1,12 +1,14 @@
 """The compiled cut of a core: against NumPy, on odd sizes, out of range, and in rounding."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import ttcore as tt
-from ttcore.kernels.cpu import cuts, pool
+from ttcore.kernels.cpu import cuts
 from ttcore.leading import within
 from ttcore.operands import Formed
 from ttcore.rounding import round_cores
@@ -83,17 +85,11 @@ def test_operands_may_have_any_strides_and_be_read_only():
         np.testing.assert_array_equal(a, b)
 
 
-def test_bits_do_not_depend_on_the_number_of_workers(monkeypatch):
+def test_bits_do_not_depend_on_the_number_of_workers(same_bits):
     shapes = [(22, 80, 9, 90, 90, 24), (7, 300, 13, 200, 77, 48), (5, 13, 20, 67, 31, 7)]
     for seed, shape in enumerate(shapes):
         these = operands(*shape, np.float64, seed)
-        monkeypatch.setattr(cuts, "usable_cpus", lambda: 1)
-        want = found(*these)
-        monkeypatch.setattr(cuts, "usable_cpus", lambda: 4)
-        monkeypatch.setattr(pool, "usable_cpus", lambda: 4)
-        for _ in range(5):
-            for a, b in zip(found(*these), want, strict=True):
-                np.testing.assert_array_equal(a, b)
+        same_bits(cuts, partial(found, *these))
 
 
 @pytest.mark.parametrize("where", ["core", "w"])

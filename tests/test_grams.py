@@ -1,5 +1,7 @@
 """The compiled Gram matrix of a product, factored: against NumPy, and in the rounding of trains."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 import ttcore as tt
 from ttcore.kernels import dispatch
-from ttcore.kernels.cpu import grams, pool
+from ttcore.kernels.cpu import grams
 from ttcore.operands import Formed
 from ttcore.rounding import round_cores
 from ttcore.rowspace import factor_of_product
@@ -72,16 +74,10 @@ def test_columns_may_begin_with_zeros_or_hold_nothing_else():
     assert factor(core, np.zeros_like(w)) is None
 
 
-def test_bits_do_not_depend_on_the_number_of_workers(monkeypatch):
+def test_bits_do_not_depend_on_the_number_of_workers(same_bits):
     for seed, shape in enumerate([(67, 7, 40, 40), (200, 3, 90, 90), (13, 20, 31, 7)]):
         core, w = operands(*shape, seed)
-        monkeypatch.setattr(grams, "usable_cpus", lambda: 1)
-        want = factor(core, w)
-        monkeypatch.setattr(grams, "usable_cpus", lambda: 4)
-        monkeypatch.setattr(pool, "usable_cpus", lambda: 4)
-        for _ in range(5):
-            for a, b in zip(factor(core, w), want, strict=True):
-                np.testing.assert_array_equal(a, b)
+        same_bits(grams, partial(factor, core, w))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e200, 0.0])

@@ -1,5 +1,7 @@
 """The compiled range of a core: against NumPy, on odd sizes, out of range, with any workers."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 import ttcore as tt
 from ttcore import sketching
 from ttcore.kernels import dispatch
-from ttcore.kernels.cpu import pool, ranges, reflections, slices
+from ttcore.kernels.cpu import ranges, reflections, slices
 from ttcore.operands import Formed
 
 DTYPES = [np.float32, np.float64]
@@ -82,16 +84,10 @@ def test_a_core_of_several_blocks_and_any_strides():
         np.testing.assert_array_equal(a, b)
 
 
-def test_bits_do_not_depend_on_the_number_of_workers(monkeypatch):
+def test_bits_do_not_depend_on_the_number_of_workers(same_bits):
     for seed, shape in enumerate([(22, 80, 9, 90, 22), (7, 300, 5, 200, 16), (5, 13, 20, 67, 7)]):
         these = operands(*shape, np.float64, seed)
-        monkeypatch.setattr(ranges, "usable_cpus", lambda: 1)
-        want = found(*these)
-        monkeypatch.setattr(ranges, "usable_cpus", lambda: 4)
-        monkeypatch.setattr(pool, "usable_cpus", lambda: 4)
-        for _ in range(5):
-            for a, b in zip(found(*these), want, strict=True):
-                np.testing.assert_array_equal(a, b)
+        same_bits(ranges, partial(found, *these))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -125,8 +125,8 @@ def round_operand(
     by_gram = method == "gram"
     right = _right_factors(operand, loose, by_gram=by_gram)
     # compiled Gram matrices are of few rows too
-    at_most = by_gram or (isinstance(operand, Formed) and operand.is_heavy)
-    distorted = sum(distortion(rank, by_gram=at_most) for rank in operand.ranks[1:loose])
+    some_by_gram = by_gram or (isinstance(operand, Formed) and operand.is_heavy)
+    distorted = sum(distortion(rank, by_gram=some_by_gram) for rank in operand.ranks[1:loose])
     trust = 1.0 - min(0.5, distorted)
     return _truncated(
         operand, right, trust * per_bond(eps, d), trust * per_bond(atol, d), caps, method

@@ -5,7 +5,7 @@ factor W, whose leading left singular vectors are sought, is made slice by slice
 the core. Its range is that of a few random combinations of its columns; what that misses is formed
 and measured.
 
-How many vectors it takes, and whether these will do: ``ttcore.leading``.
+How many vectors it takes, whether these will do, and the source: ``ttcore.leading``.
 """
 
 import math
@@ -52,12 +52,9 @@ def found(
     scratch = take(m * n * (s + c + size) + size * c, dtype)
     ends = np.cumsum([m * n * s, m * n * c, m * n * size])
     left, x, seen, inside = np.split(scratch[: ends[-1] + size * c], ends)
-    q, back, root = (
-        np.empty((m * n, size), dtype),
-        np.empty((size, s), dtype),
-        np.empty((size, size)),
-    )
-    starts, squares = np.empty(-(-c // COLUMNS), np.int64), np.empty((2, max(n, -(-c // COLUMNS))))
+    q, back = np.empty((m * n, size), dtype), np.empty((size, s), dtype)
+    root, strips = np.empty((size, size)), -(-c // COLUMNS)
+    starts, squares = np.empty(strips, np.int64), np.empty((2, max(n, strips)))
     shared = (
         t, core, w, randoms, starts, left, x.reshape(m * n, c), seen.reshape(m * n, size),
         squares, q, back, inside.reshape(size, c),
@@ -66,44 +63,39 @@ def found(
     block = aligned_array(entries, dtype)
     norm, missed = boards.together(
         (__name__, dtype),
-        lambda board: _find(zero, board, *shared, block, root, room),
-        lambda board: _help(zero, board, *shared, aligned_array(entries, dtype)),
-        min(usable_cpus(), max(n, -(-c // COLUMNS))) - 1,
+        lambda board: _find(zero, board, shared, block, root, room),
+        lambda board: _help(zero, board, shared, aligned_array(entries, dtype)),
+        min(usable_cpus(), max(n, strips)) - 1,
     )
     give(scratch)
     return (q, back, root.T, norm, missed) if norm else None
 
 
 @compiled
-def _find(
-    zero, board, t, core, w, randoms, starts, left, x, seen, squares, q, back, inside, block, root,
-    room,
-):  # fmt: skip
+def _find(zero, board, shared, block, root, room):
     """The norms of `found`; zeros where squares leave the room.
 
     Contract
+        shared   what `found` gets and returns, and
         starts   of strips of columns of w: the first row that is not of zeros
         left     (m n s,): t G; x (m n, c), then what Q misses of it, at last anything; seen
                  (m n, size): combinations
         squares  (2, shares): of ``left`` and ``x``, slice by slice, then what is missed
         inside   (size, c): - Q^T X
-        root     (size, size): upper triangular, L^T at last
         block    what each thread has of its own
+        root     (size, size): upper triangular, L^T at last
     """
+    _, core, w, _, starts, _, x, seen, squares, q, _, inside = shared
     _find_starts(w, starts)
     boards.begin(board, FORTH, core.shape[1])
-    _take_shares(
-        zero, board, t, core, w, randoms, starts, left, x, seen, squares, q, back, inside, block
-    )
+    _take_shares(zero, board, shared, block)
     boards.finish(board)
     total = squares[:, : core.shape[1]].sum(axis=1)
     if not (1.0 / room < total[0] < room and 1.0 / room < total[1] < room):
         return 0.0, 0.0
     qr(seen, q, root)
     boards.begin(board, ACROSS, len(starts) + -(-core.shape[2] // COLUMNS))
-    _take_shares(
-        zero, board, t, core, w, randoms, starts, left, x, seen, squares, q, back, inside, block
-    )
+    _take_shares(zero, board, shared, block)
     boards.finish(board)
     qr(inside.T, x.reshape(x.size)[: inside.size].reshape(inside.T.shape), root)
     return math.sqrt(total[1]), math.sqrt(squares[1, : len(starts)].sum())
@@ -125,22 +117,17 @@ def _find_starts(w, starts):
 
 
 @compiled
-def _help(
-    zero, board, t, core, w, randoms, starts, left, x, seen, squares, q, back, inside, block
-):  # fmt: skip
+def _help(zero, board, shared, block):
     """What a helper does."""
     while boards.enter(board):
-        _take_shares(
-            zero, board, t, core, w, randoms, starts, left, x, seen, squares, q, back, inside, block
-        )
+        _take_shares(zero, board, shared, block)
         boards.leave(board)
 
 
 @compiled
-def _take_shares(
-    zero, board, t, core, w, randoms, starts, left, x, seen, squares, q, back, inside, block
-):  # fmt: skip
+def _take_shares(zero, board, shared, block):
     """Shares of the step on the board until there are no more. Nothing is allocated here."""
+    t, core, w, randoms, starts, left, x, seen, squares, q, back, inside = shared
     strips = len(starts)
     share = boards.take(board)
     while share >= 0:
